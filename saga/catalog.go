@@ -1,0 +1,149 @@
+package saga
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Sink is a system that converges to PostgreSQL.
+type Sink string
+
+// The sinks.
+const (
+	Redis         Sink = "redis"
+	Kafka         Sink = "kafka"
+	Elasticsearch Sink = "elasticsearch"
+)
+
+// Sinks lists all sinks in the order in which they are shown.
+var Sinks = []Sink{Redis, Kafka, Elasticsearch}
+
+// Table names a table of PostgreSQL, unquoted.
+type Table struct{ Schema, Name string }
+
+// ParseTable reads "schema.table", or "table" for one in schema public. The
+// first dot separates, so a schema's name holds none.
+func ParseTable(s string) (Table, error) {
+	schema, name, ok := strings.Cut(s, ".")
+	if !ok {
+		schema, name = "public", s
+	}
+	if schema == "" || name == "" || strings.ContainsRune(s, 0) {
+		return Table{}, fmt.Errorf("table %q: want schema.table", s)
+	}
+	return Table{Schema: schema, Name: name}, nil
+}
+
+// String returns schema.table, unquoted.
+func (t Table) String() string { return t.Schema + "." + t.Name }
+
+// MarshalText writes schema.table.
+func (t Table) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads schema.table.
+func (t *Table) UnmarshalText(b []byte) error {
+	parsed, err := ParseTable(string(b))
+	if err == nil {
+		*t = parsed
+	}
+	return err
+}
+
+// Catalog names the entities and where their rows go.
+type Catalog struct {
+	// KafkaTables lists the tables that kafkapub publishes; nil means all.
+	KafkaTables []Table
+	Entities    map[string]*Entity
+}
+
+// Entity is a table with its sinks.
+type Entity struct {
+	Name  string
+	Table Table
+	// Key lists the columns that identify a row; they must be unique.
+	Key           []string
+	Redis         *RedisSink
+	Kafka         *KafkaSink
+	Elasticsearch *ElasticsearchSink
+}
+
+// RedisSink is an entity's cache.
+type RedisSink struct {
+	TTL time.Duration // zero: rows do not expire
+	// TombstoneTTL is how long the version of a deleted row is remembered;
+	// zero: DefaultTombstoneTTL.
+	TombstoneTTL time.Duration
+}
+
+// DefaultTombstoneTTL is how long sinks remember the version of a deleted row.
+const DefaultTombstoneTTL = 24 * time.Hour
+
+// KafkaSink is an entity's topic.
+type KafkaSink struct {
+	Partitions  int    // default 1
+	Replication int    // default 1
+	Cleanup     string // "compact" (default), "delete" or "compact,delete"
+}
+
+// ElasticsearchSink is an entity's index. Both fields are JSON objects that are
+// passed to Elasticsearch as they are.
+type ElasticsearchSink struct {
+	Mappings json.RawMessage
+	Settings json.RawMessage
+}
+
+var entityForm = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+
+// ValidEntityName reports whether a name may name an entity.
+func ValidEntityName(name string) bool { return entityForm.MatchString(name) }
+
+// Entity returns the entity of that name, or an invalid_entity error that lists
+// the names there are.
+func (c *Catalog) Entity(name string) (*Entity, error) {
+	if e, ok := c.Entities[name]; ok {
+		return e, nil
+	}
+	return nil, &Error{
+		Class: Rejected, System: "catalog", Code: CodeUnknownEntity,
+		Message: fmt.Sprintf("unknown entity %q: the catalog has %s", name, strings.Join(c.Names(), ", ")),
+	}
+}
+
+// Names returns the entities' names, sorted.
+func (c *Catalog) Names() []string {
+	names := make([]string, 0, len(c.Entities))
+	for name := range c.Entities {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Sinks returns the sinks that the entity's rows go to, in the order of Sinks.
+func (e *Entity) Sinks() []Sink {
+	var sinks []Sink
+	if e.Redis != nil {
+		sinks = append(sinks, Redis)
+	}
+	if e.Kafka != nil {
+		sinks = append(sinks, Kafka)
+	}
+	if e.Elasticsearch != nil {
+		sinks = append(sinks, Elasticsearch)
+	}
+	return sinks
+}
+
+// TombstoneLife is the shortest time that any sink of the entity remembers a
+// deleted row. An apply older than half of it re-reads the row instead of
+// sending what it holds.
+func (e *Entity) TombstoneLife() time.Duration {
+	if e.Redis != nil && e.Redis.TombstoneTTL > 0 {
+		return min(e.Redis.TombstoneTTL, DefaultTombstoneTTL)
+	}
+	return DefaultTombstoneTTL
+}

@@ -1,0 +1,125 @@
+package saga
+
+import "encoding/json"
+
+// Status is where a saga stands.
+type Status string
+
+// The statuses. A final one never changes again.
+const (
+	Pending      Status = "pending"
+	Committed    Status = "committed"
+	Parked       Status = "parked"
+	Compensating Status = "compensating"
+
+	Completed   Status = "completed"
+	RejectedEnd Status = "rejected"
+	Compensated Status = "compensated"
+	Cancelled   Status = "cancelled"
+	Failed      Status = "failed"
+)
+
+// Final reports whether the status never changes again.
+func (s Status) Final() bool {
+	switch s {
+	case Completed, RejectedEnd, Compensated, Cancelled, Failed:
+		return true
+	}
+	return false
+}
+
+// StepName names a step of the saga: StepCommit, or that of a sink.
+type StepName string
+
+// The steps.
+const (
+	StepCommit        StepName = "commit"
+	StepRedis         StepName = StepName(Redis)
+	StepKafka         StepName = StepName(Kafka)
+	StepElasticsearch StepName = StepName(Elasticsearch)
+)
+
+// StepState is where one step stands.
+type StepState string
+
+// The states of a step.
+const (
+	StepPending  StepState = "pending"
+	StepRunning  StepState = "running"
+	StepRetrying StepState = "retrying"
+	StepDone     StepState = "done"
+	StepParked   StepState = "parked"
+	StepRejected StepState = "rejected"
+)
+
+// Step is one step's state.
+type Step struct {
+	Name     StepName   `json:"name"`
+	State    StepState  `json:"state"`
+	Attempts int        `json:"attempts"`
+	Duration Duration   `json:"duration"`
+	Error    *ErrorInfo `json:"error,omitempty"`
+}
+
+// ErrorInfo is an error in an outcome.
+type ErrorInfo struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Class   Class  `json:"class,omitempty"`
+	System  string `json:"system,omitempty"`
+}
+
+// ETag is the etag that a saga left on a row it owns: what a later write's
+// expect.etag may name. A row that the saga deleted has none.
+type ETag struct {
+	Entity string `json:"entity"`
+	Key    string `json:"key"` // KEYENC
+	ETag   string `json:"etag,omitempty"`
+}
+
+// Confirmation says which PostgreSQL servers have a commit for certain.
+type Confirmation string
+
+// The confirmations.
+const (
+	ConfirmedByReplica Confirmation = "replica"
+	ConfirmedLocally   Confirmation = "local"
+)
+
+// Outcome is what a saga came to, or where it stands.
+type Outcome struct {
+	SagaID    string       `json:"saga_id"`
+	Status    Status       `json:"status"`
+	Version   Version      `json:"version,omitempty"`
+	Confirmed Confirmation `json:"confirmed,omitempty"`
+	Token     string       `json:"token,omitempty"`
+	ETags     []ETag       `json:"etags,omitempty"`
+	Steps     []Step       `json:"steps,omitempty"`
+	Error     *ErrorInfo   `json:"error,omitempty"`
+	// Content is the digest of the write, by which a second start with other
+	// content is refused.
+	Content string `json:"content,omitempty"`
+}
+
+// Step returns the named step, or nil.
+func (o *Outcome) Step(name StepName) *Step {
+	for i := range o.Steps {
+		if o.Steps[i].Name == name {
+			return &o.Steps[i]
+		}
+	}
+	return nil
+}
+
+// Owned is a row that a saga changed and brings to its sinks.
+type Owned struct {
+	Entity string `json:"entity"`
+	Key    string `json:"key"` // KEYENC
+	// ETag is the etag that the saga left; empty if the row is gone.
+	ETag string `json:"etag,omitempty"`
+	// Row is the row as the saga left it; only in memory, never in history.
+	Row json.RawMessage `json:"-"`
+}
+
+// Gone reports whether the saga left the row deleted.
+func (o Owned) Gone() bool { return o.ETag == "" }

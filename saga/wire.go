@@ -1,0 +1,159 @@
+package saga
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Names that cross a process boundary. They are durable formats: a change needs
+// a migration.
+const (
+	// WorkflowSaga is the Temporal workflow type of one saga.
+	WorkflowSaga = "capsaga.Saga"
+
+	// QueryState is the query that returns the whole Outcome so far.
+	QueryState = "state"
+	// UpdateCommitted waits for the pivot and answers with the Outcome.
+	UpdateCommitted = "committed"
+	// UpdateVisible waits for all sinks, or for the saga to park, and answers
+	// with the Outcome.
+	UpdateVisible = "visible"
+
+	// Temporal search attributes.
+	AttributeStatus     = "SagaStatus"     // Keyword
+	AttributeErrorClass = "SagaErrorClass" // Keyword
+	AttributeBlockedOn  = "SagaBlockedOn"  // KeywordList
+	AttributeEntities   = "SagaEntities"   // KeywordList
+	AttributeKeys       = "SagaKeys"       // KeywordList
+
+	// Prefixes of the logical messages that open and close a saga's transaction
+	// in the WAL.
+	MessageBegin = "capsaga-begin"
+	MessageEnd   = "capsaga-end"
+
+	// Publications, as users of PostgreSQL see them.
+	PublicationRedis         = "redispub"
+	PublicationKafka         = "kafkapub"
+	PublicationElasticsearch = "espub"
+
+	// Schema is PostgreSQL's schema of Capsaga's own tables.
+	Schema = "capsaga"
+
+	// Headers of Kafka's records.
+	HeaderSagaID      = "saga-id"
+	HeaderEventID     = "event-id"
+	HeaderVersion     = "version"
+	HeaderGeneration  = "generation"
+	HeaderTraceParent = "traceparent"
+	HeaderTraceState  = "tracestate"
+)
+
+// WorkflowID returns the Temporal workflow id of a saga.
+func WorkflowID(sagaID string) string { return "saga/" + sagaID }
+
+// BeginMessage is the JSON content of the logical message that opens a saga's
+// transaction.
+type BeginMessage struct {
+	SagaID      string `json:"saga_id"`
+	TraceParent string `json:"traceparent,omitempty"`
+	TraceState  string `json:"tracestate,omitempty"`
+}
+
+// EndMessage is the JSON content of the logical message that closes a saga's
+// transaction. The message's own LSN, with the epoch, is the saga's version.
+type EndMessage struct {
+	SagaID string      `json:"saga_id"`
+	Epoch  Epoch       `json:"epoch"`
+	Owned  []OwnedKeys `json:"owned"`
+}
+
+// OwnedKeys names the rows of one table that the saga itself brings to Redis
+// and Elasticsearch.
+type OwnedKeys struct {
+	Table string   `json:"table"` // schema.table, as Table.String
+	Keys  []string `json:"keys"`  // KEYENC
+}
+
+// EventID identifies one change for ever: the epoch, the commit LSN of its
+// transaction and its index among the changes of that transaction. A consumer
+// that drops ids it has seen sees each change once.
+func EventID(epoch Epoch, commit LSN, index int) string {
+	return fmt.Sprintf("%d:%s:%d", epoch, commit, index)
+}
+
+// Prefix separates the instances that share one stack: it begins the names of
+// topics, indices, Redis keys, slots and the task queue.
+type Prefix string
+
+// DefaultPrefix is used when CAPSAGA_PREFIX is unset.
+const DefaultPrefix Prefix = "capsaga"
+
+var prefixForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
+
+// ParsePrefix checks a prefix; the empty string gives the default.
+func ParsePrefix(s string) (Prefix, error) {
+	if s == "" {
+		return DefaultPrefix, nil
+	}
+	if !prefixForm.MatchString(s) {
+		return "", fmt.Errorf("prefix %q: want a lower-case letter, then at most 31 of a-z, 0-9 and _", s)
+	}
+	return Prefix(s), nil
+}
+
+// TaskQueue returns the Temporal task queue of the workers.
+func (p Prefix) TaskQueue() string { return string(p) }
+
+// Slot returns the name of the replication slot of a publication.
+func (p Prefix) Slot(publication string) string { return string(p) + "_" + publication }
+
+// RedisKey returns the key of a row, whose KEYENC is key.
+func (p Prefix) RedisKey(entity, key string) string {
+	return string(p) + ":" + entity + ":" + key
+}
+
+// Alias returns the Elasticsearch alias of an entity, through which all reads
+// and writes go.
+func (p Prefix) Alias(entity string) string { return string(p) + "-" + entity }
+
+// FirstIndex returns the index that an entity's alias is first created on.
+func (p Prefix) FirstIndex(entity string) string { return p.Alias(entity) + "-000001" }
+
+// maxTopicBytes is Kafka's limit on the length of a topic's name.
+const maxTopicBytes = 249
+
+// Topic returns the Kafka topic of a table. Schema and table are escaped
+// injectively: a byte outside [A-Za-z0-9-] and "_" becomes "_xHH", and so does
+// a "_" that stands before "x" and two hexadecimal digits.
+func (p Prefix) Topic(t Table) (string, error) {
+	topic := string(p) + "." + escapeTopicPart(t.Schema) + "." + escapeTopicPart(t.Name)
+	if len(topic) > maxTopicBytes {
+		return "", fmt.Errorf("topic of table %s: %d bytes, Kafka allows %d: use a shorter prefix or table name", t, len(topic), maxTopicBytes)
+	}
+	return topic, nil
+}
+
+func escapeTopicPart(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-':
+			b.WriteByte(c)
+		case c == '_' && !looksEscaped(s[i:]):
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "_x%02X", c)
+		}
+	}
+	return b.String()
+}
+
+func looksEscaped(s string) bool {
+	return len(s) >= 4 && s[1] == 'x' && isHex(s[2]) && isHex(s[3])
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
