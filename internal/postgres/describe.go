@@ -1,0 +1,191 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+// TableInfo is what the database says of a table.
+type TableInfo struct {
+	Table   saga.Table
+	OID     uint32
+	Kind    string // pg_class.relkind: "r" plain, "p" partitioned
+	Columns []Column
+	// PrimaryKey holds the key's columns in index order; empty without one.
+	PrimaryKey []string
+	// UniqueKeys holds the columns of each index that can identify a row: unique,
+	// valid, immediate, on plain columns, of all rows, on columns that are not null.
+	UniqueKeys [][]string
+	// ReplicaIdentity is pg_class.relreplident: d, n, f or i.
+	ReplicaIdentity string
+	// ReplicaKey holds the columns by which an UPDATE or DELETE is replicated;
+	// empty if there is no such identity, all columns for FULL.
+	ReplicaKey []string
+}
+
+// Column is a column of a table.
+type Column struct {
+	Name       string
+	Type       string // as format_type writes it
+	TypeOID    uint32
+	NotNull    bool
+	HasDefault bool
+	Identity   string // "", "a" always, "d" by default
+	Generated  string // "", "s" stored, "v" virtual
+	Addable    bool   // an exact number, on which add is undone without loss
+}
+
+// Column returns the named column, or nil.
+func (t *TableInfo) Column(name string) *Column {
+	for i := range t.Columns {
+		if t.Columns[i].Name == name {
+			return &t.Columns[i]
+		}
+	}
+	return nil
+}
+
+// quoted is the table's name as SQL takes it.
+func (t *TableInfo) quoted() string { return quoteTable(t.Table) }
+
+func quoteTable(t saga.Table) string { return pgx.Identifier{t.Schema, t.Name}.Sanitize() }
+
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+const describeTable = `
+SELECT c.oid, c.relkind::text, c.relreplident::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2`
+
+// A domain counts as the type that it is over.
+const describeColumns = `
+WITH RECURSIVE base AS (
+    SELECT a.attnum, a.atttypid AS typid FROM pg_attribute a
+    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attnum, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typid WHERE t.typtype = 'd'
+)
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.attnotnull, a.atthasdef,
+       a.attidentity::text, a.attgenerated::text,
+       EXISTS (SELECT FROM base b WHERE b.attnum = a.attnum
+               AND b.typid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype))
+FROM pg_attribute a
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum`
+
+const describeKeys = `
+SELECT i.indisprimary, i.indisreplident,
+       i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+         AND NOT EXISTS (SELECT FROM unnest(i.indkey[0:i.indnkeyatts-1]) k JOIN pg_attribute a
+                         ON a.attrelid = i.indrelid AND a.attnum = k WHERE NOT a.attnotnull),
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts-1]) WITH ORDINALITY k(n, pos)
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.pos)
+FROM pg_index i WHERE i.indrelid = $1 AND i.indisunique
+ORDER BY i.indisprimary DESC, i.indexrelid`
+
+// Describe reads a table's columns and keys. A table that is not there is a
+// rejected *saga.Error.
+func Describe(ctx context.Context, q Querier, table saga.Table) (*TableInfo, error) {
+	t := &TableInfo{Table: table}
+	err := q.QueryRow(ctx, describeTable, table.Schema, table.Name).Scan(&t.OID, &t.Kind, &t.ReplicaIdentity)
+	if noRows(err) {
+		return nil, &saga.Error{
+			Class: saga.Rejected, System: "postgres", Code: saga.CodeUnknownEntity,
+			Message: fmt.Sprintf("table %s does not exist: create it, or mend the catalog", table),
+		}
+	}
+	if err != nil {
+		return nil, classify("describe table "+table.String(), err)
+	}
+	if err := t.readColumns(ctx, q); err != nil {
+		return nil, classify("describe columns of "+table.String(), err)
+	}
+	if err := t.readKeys(ctx, q); err != nil {
+		return nil, classify("describe keys of "+table.String(), err)
+	}
+	return t, nil
+}
+
+func (t *TableInfo) readColumns(ctx context.Context, q Querier) error {
+	rows, err := q.Query(ctx, describeColumns, t.OID)
+	if err != nil {
+		return err
+	}
+	t.Columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Column, err error) {
+		err = row.Scan(&c.Name, &c.Type, &c.TypeOID, &c.NotNull, &c.HasDefault, &c.Identity, &c.Generated, &c.Addable)
+		return c, err
+	})
+	return err
+}
+
+func (t *TableInfo) readKeys(ctx context.Context, q Querier) error {
+	rows, err := q.Query(ctx, describeKeys, t.OID)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var primary, replica, identifies bool
+		var columns []string
+		if err := rows.Scan(&primary, &replica, &identifies, &columns); err != nil {
+			return err
+		}
+		if primary {
+			t.PrimaryKey = columns
+		}
+		if identifies {
+			t.UniqueKeys = append(t.UniqueKeys, columns)
+		}
+		if primary && t.ReplicaIdentity == "d" || replica && t.ReplicaIdentity == "i" {
+			t.ReplicaKey = columns
+		}
+	}
+	if t.ReplicaIdentity == "f" {
+		for _, c := range t.Columns {
+			t.ReplicaKey = append(t.ReplicaKey, c.Name)
+		}
+	}
+	return rows.Err()
+}
+
+// Identifies reports whether the columns, in any order, are those of a unique
+// key of the table.
+func (t *TableInfo) Identifies(columns []string) bool {
+	want := slices.Sorted(slices.Values(columns))
+	for _, key := range t.UniqueKeys {
+		if slices.Equal(slices.Sorted(slices.Values(key)), want) {
+			return true
+		}
+	}
+	return false
+}
+
+// table returns a cached description. The cache is dropped by forgetTables when
+// a statement fails in a way that a change of the table explains.
+func (db *DB) table(ctx context.Context, table saga.Table) (*TableInfo, error) {
+	db.mu.Lock()
+	known := db.tables[table]
+	db.mu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	t, err := Describe(ctx, db.pool, table)
+	if err != nil {
+		return nil, err
+	}
+	db.mu.Lock()
+	db.tables[table] = t
+	db.mu.Unlock()
+	return t, nil
+}
+
+func (db *DB) forgetTables() {
+	db.mu.Lock()
+	clear(db.tables)
+	db.mu.Unlock()
+}

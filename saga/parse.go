@@ -1,0 +1,236 @@
+package saga
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"unicode/utf8"
+)
+
+// ParseWrite reads one write from JSON, strictly, and validates it. Unknown
+// fields, a key that stands twice in an object, invalid UTF-8, more than
+// MaxNesting levels and more than MaxWriteBytes are errors with
+// CodeInvalidWrite.
+func ParseWrite(data []byte) (*Write, error) {
+	if len(data) > MaxWriteBytes {
+		return nil, invalid("a write of %d bytes: at most %d are allowed; split it into several sagas", len(data), MaxWriteBytes)
+	}
+	if err := checkJSON(data); err != nil {
+		return nil, invalid("%s", err)
+	}
+	if err := checkFields(data); err != nil {
+		return nil, invalid("%s", err)
+	}
+	w := new(Write)
+	if err := json.Unmarshal(data, w); err != nil {
+		return nil, invalid("%s", describeJSON(err))
+	}
+	return w, w.Validate()
+}
+
+// checkJSON walks the tokens for what encoding/json lets pass.
+func checkJSON(data []byte) error {
+	if !utf8.Valid(data) {
+		return errors.New("not valid UTF-8")
+	}
+	type level struct {
+		object  bool
+		wantKey bool
+		keys    map[string]struct{}
+	}
+	var levels []level
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return errors.New(describeJSON(err))
+		}
+		if len(levels) > 0 {
+			top := &levels[len(levels)-1]
+			if key, ok := token.(string); ok && top.object && top.wantKey {
+				if _, twice := top.keys[key]; twice {
+					return fmt.Errorf("key %q stands twice in one object, before byte %d", key, d.InputOffset())
+				}
+				top.keys[key] = struct{}{}
+				top.wantKey = false
+				continue
+			}
+			if top.object {
+				top.wantKey = true
+			}
+		}
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			if len(levels) == MaxNesting {
+				return fmt.Errorf("nested deeper than %d levels at byte %d", MaxNesting, d.InputOffset())
+			}
+			object := token == json.Delim('{')
+			next := level{object: object, wantKey: object}
+			if object {
+				next.keys = map[string]struct{}{}
+			}
+			levels = append(levels, next)
+		case json.Delim('}'), json.Delim(']'):
+			levels = levels[:len(levels)-1]
+		}
+		if len(levels) == 0 {
+			return checkEnd(d, data)
+		}
+	}
+	return errors.New("ends before its JSON value does")
+}
+
+// checkEnd refuses anything after the value.
+func checkEnd(d *json.Decoder, data []byte) error {
+	if rest := bytes.TrimSpace(data[d.InputOffset():]); len(rest) > 0 {
+		return fmt.Errorf("more text after the JSON value, at byte %d", d.InputOffset())
+	}
+	return nil
+}
+
+// checkFields compares the names of the write's own fields exactly:
+// encoding/json would take "Saga_ID" for saga_id.
+func checkFields(data []byte) error {
+	top, err := fields(data, "", "saga_id", "mutations", "consistency", "policy")
+	if err != nil {
+		return err
+	}
+	if policy := top["policy"]; isObject(policy) {
+		if _, err := fields(policy, "policy.", "on_reject", "park_after"); err != nil {
+			return err
+		}
+	}
+	var mutations []json.RawMessage
+	if json.Unmarshal(top["mutations"], &mutations) != nil {
+		return nil // the typed decoding that follows says what is wrong
+	}
+	for i, m := range mutations {
+		if !isObject(m) {
+			continue
+		}
+		at := fmt.Sprintf("mutations[%d].", i)
+		named, err := fields(m, at, "entity", "op", "row", "key", "set", "add", "expect")
+		if err != nil {
+			return err
+		}
+		if expect := named["expect"]; isObject(expect) {
+			if _, err := fields(expect, at+"expect.", "etag", "exists", "where"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func isObject(raw json.RawMessage) bool { return len(raw) > 0 && bytes.TrimSpace(raw)[0] == '{' }
+
+func fields(data json.RawMessage, at string, allowed ...string) (map[string]json.RawMessage, error) {
+	if !isObject(data) {
+		return nil, errors.New("want a JSON object with saga_id and mutations")
+	}
+	var named map[string]json.RawMessage
+	if err := json.Unmarshal(data, &named); err != nil {
+		return nil, errors.New(describeJSON(err))
+	}
+	for name := range named {
+		if !slices.Contains(allowed, name) {
+			return nil, fmt.Errorf("unknown field %s%s", at, name)
+		}
+	}
+	return named, nil
+}
+
+func describeJSON(err error) string {
+	var syntax *json.SyntaxError
+	var typed *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("malformed JSON at byte %d: %s", syntax.Offset, syntax)
+	case errors.As(err, &typed):
+		return fmt.Sprintf("field %s: a JSON %s does not fit", typed.Field, typed.Value)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "ends before its JSON value does"
+	}
+	return err.Error()
+}
+
+// Digest identifies the content of a write: the hexadecimal SHA-256 of the
+// canonical JSON of its mutations, consistency and policy, defaults filled in.
+// Objects' keys are sorted; numbers keep their literal text, so 1 and 1.0
+// differ.
+func (w *Write) Digest() string {
+	normal := struct {
+		Mutations   []Mutation  `json:"mutations"`
+		Consistency Consistency `json:"consistency"`
+		OnReject    OnReject    `json:"on_reject"`
+		ParkAfter   string      `json:"park_after"`
+	}{w.Mutations, w.Consistency, w.Policy.OnRejectOrDefault(), w.Policy.ParkAfterOrDefault().String()}
+	if normal.Consistency == "" {
+		normal.Consistency = AP
+	}
+	// The second pass sorts the keys inside of values too.
+	first, err := json.Marshal(normal)
+	if err != nil {
+		return "" // a RawMessage that is not JSON: Validate and the parser let none pass
+	}
+	d := json.NewDecoder(bytes.NewReader(first))
+	d.UseNumber()
+	var value any
+	if d.Decode(&value) != nil {
+		return ""
+	}
+	canonical, err := json.Marshal(value)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:])
+}
+
+// Token is what a writer hands a reader: the rows that it wrote and their
+// version. A read "at least" a token sees the write or a later one.
+type Token struct {
+	Version Version             `json:"v"`
+	Keys    map[string][]string `json:"k"` // entity → KEYENC
+}
+
+// NewToken returns the token of a saga's owned rows.
+func NewToken(v Version, owned []Owned) Token {
+	t := Token{Version: v, Keys: map[string][]string{}}
+	for _, o := range owned {
+		t.Keys[o.Entity] = append(t.Keys[o.Entity], o.Key)
+	}
+	return t
+}
+
+// String returns the token's opaque form, safe in URLs.
+func (t Token) String() string {
+	b, err := json.Marshal(t)
+	if err != nil {
+		return "" // a map of strings always marshals
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// ParseToken reads the opaque form.
+func ParseToken(s string) (Token, error) {
+	var t Token
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err == nil {
+		err = json.Unmarshal(b, &t)
+	}
+	if err != nil || t.Version == 0 {
+		return Token{}, invalid("token %.20q: not a token that a write returned", s)
+	}
+	return t, nil
+}
