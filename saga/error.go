@@ -35,6 +35,9 @@ const (
 	CodeNoReplica           = "no_synchronous_replica"
 	CodeUnavailable         = "unavailable"
 	CodeRejected            = "rejected"
+	CodeUnknownSaga         = "unknown_saga"  // no saga of this id is known
+	CodeStillRunning        = "still_running" // the wait ended before the saga; it goes on
+	CodeWorkflowLost        = "workflow_lost" // the workflow ended without an outcome
 )
 
 // Error is a failure of one system, classified.

@@ -50,6 +50,8 @@ const (
 	StepDone     StepState = "done"
 	StepParked   StepState = "parked"
 	StepRejected StepState = "rejected"
+	// StepSkipped: the sink rejected the step and the policy waives it.
+	StepSkipped StepState = "skipped"
 )
 
 // Step is one step's state.

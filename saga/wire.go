@@ -19,6 +19,9 @@ const (
 	// UpdateVisible waits for all sinks, or for the saga to park, and answers
 	// with the Outcome.
 	UpdateVisible = "visible"
+	// UpdateRetry tries a parked saga's parked steps once more and answers with
+	// the Outcome.
+	UpdateRetry = "retry"
 
 	// Temporal search attributes.
 	AttributeStatus     = "SagaStatus"     // Keyword
