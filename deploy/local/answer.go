@@ -229,14 +229,14 @@ func sqlCommand(flags *instanceFlags) *cobra.Command {
 	}
 }
 
-// writeRows prints rows in the text form of COPY, less its escapes, under a line
-// of column names, or the command's tag where there are no columns.
+// writeRows prints rows only, so that scripts can use them: columns separated by
+// tabs, or the command's tag where a statement has no columns.
 func writeRows(out io.Writer, answer *result) error {
 	if len(answer.columns) == 0 {
 		_, err := fmt.Fprintln(out, answer.tag)
 		return err
 	}
-	for _, row := range append([][]string{answer.columns}, answer.rows...) {
+	for _, row := range answer.rows {
 		for i, value := range row {
 			if i > 0 {
 				value = "\t" + value

@@ -18,7 +18,8 @@ const (
 )
 
 // kafkaProperties is a single KRaft node. Topics are made by "capsaga catalog
-// apply" alone; internal topics get by with one replica.
+// apply" alone; internal topics get by with one replica. After a kill the broker
+// is let in again only when its old session has timed out: hence the short one.
 const kafkaProperties = `# Written by capsaga-local at each start.
 process.roles=broker,controller
 node.id=1
@@ -39,6 +40,8 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 log.retention.hours=720
 log.segment.bytes=134217728
 `

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -217,6 +218,25 @@ func (s *stack) preparePrimary(ctx context.Context) (command, error) {
 	if err := s.serverFile(filepath.Join(data, "postgresql.conf"), conf); err != nil {
 		return command{}, err
 	}
+	return s.postmaster(home, data)
+}
+
+// postmaster is the command for a data folder. PostgreSQL refuses to start while
+// the process named in postmaster.pid exists, and a killed one does exist, as a
+// zombie, until the system's first process collects it, which some never do. So
+// the file of a postmaster that has ended is removed here.
+func (s *stack) postmaster(home, data string) (command, error) {
+	file := filepath.Join(data, "postmaster.pid")
+	content, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return command{}, err
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	if pid, err := strconv.Atoi(first); err == nil && lookProcess(pid) == nil {
+		if err := os.Remove(file); err != nil {
+			return command{}, err
+		}
+	}
 	return command{path: filepath.Join(home, "bin", "postgres"), args: []string{"-D", data}}, nil
 }
 
@@ -267,7 +287,7 @@ func (s *stack) prepareReplica(ctx context.Context) (command, error) {
 	if err := s.serverFile(filepath.Join(data, "postgresql.conf"), conf); err != nil {
 		return command{}, err
 	}
-	return command{path: filepath.Join(home, "bin", "postgres"), args: []string{"-D", data}}, nil
+	return s.postmaster(home, data)
 }
 
 // copyPrimary does what pg_basebackup does, which the binaries lack: the data
@@ -300,7 +320,7 @@ func (s *stack) copyPrimary(ctx context.Context, data string) error {
 	if err := conn.QueryRow(ctx, "SELECT labelfile FROM pg_backup_stop(false)").Scan(&label); err != nil {
 		return err
 	}
-	for name, content := range map[string]string{"backup_label": label, "standby.signal": ""} {
+	for name, content := range map[string]string{"backup_label": label, "standby.signal": "", "postgresql.auto.conf": ""} {
 		if err := s.serverFile(filepath.Join(temporary, name), content); err != nil {
 			return err
 		}

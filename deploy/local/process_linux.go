@@ -14,7 +14,8 @@ var bootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(id))
 })
 
-// lookProcess returns nil for a process that has ended; a zombie has, too.
+// lookProcess returns nil for a process that has ended, also where its parent,
+// which may be a container's careless first process, never collects it.
 func lookProcess(pid int) *processInfo {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -31,7 +32,12 @@ func parseStat(pid int, stat []byte) *processInfo {
 		return nil
 	}
 	field := strings.Fields(string(stat[end+1:]))
-	if len(field) < 20 || field[0] == "Z" || field[0] == "X" {
+	if len(field) < 20 {
+		return nil
+	}
+	// A zombie has ended, unless some of its threads still do: until the last is
+	// gone its ports are taken.
+	if state, threads := field[0], field[17]; state == "X" || state == "Z" && (threads == "0" || threads == "1") {
 		return nil
 	}
 	parent, _ := strconv.Atoi(field[1])

@@ -195,14 +195,12 @@ func (s *stack) up(ctx context.Context, servers []*server) error {
 			return err
 		}
 		for _, srv := range absent {
-			if err := s.portsFree(srv); err != nil {
+			if err := s.portsFree(ctx, srv); err != nil {
 				return err
 			}
 		}
-		for _, dir := range []string{"tmp"} {
-			if err := s.serverDir(s.path(dir), 0o755); err != nil {
-				return err
-			}
+		if err := s.serverDir(s.path("tmp"), 0o755); err != nil {
+			return err
 		}
 		if err := s.installAll(ctx, absent); err != nil {
 			return err
@@ -235,9 +233,9 @@ func (s *stack) savePortBase() error {
 }
 
 // portsFree fails when a stranger listens where the server would.
-func (s *stack) portsFree(srv *server) error {
+func (s *stack) portsFree(ctx context.Context, srv *server) error {
 	for _, p := range srv.ports {
-		listener, err := net.Listen("tcp", s.address(p.offset))
+		listener, err := s.listen(ctx, p)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			number := s.portBase + p.offset
 			return fmt.Errorf("port %d, the %s port of %s, is taken by another program: stop that program (ss -ltnp 'sport = :%d' names it), or give the stack other ports with --port-base", number, p.what, srv.name, number)
@@ -248,6 +246,17 @@ func (s *stack) portsFree(srv *server) error {
 		_ = listener.Close()
 	}
 	return nil
+}
+
+// listen gives a port that is just being given up a moment.
+func (s *stack) listen(ctx context.Context, p port) (net.Listener, error) {
+	for deadline := time.Now().Add(time.Second); ; {
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.address(p.offset))
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return listener, err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // installAll fills the cache for the servers: one download of all their files,
