@@ -19,7 +19,7 @@ import (
 // serverStatus is one server's line of status, and its object in JSON.
 type serverStatus struct {
 	Server  string `json:"server"`
-	State   string `json:"state"` // ready, starting (or not answering), paused, stopped
+	State   string `json:"state"` // ready, starting (or not answering), paused, ended (by itself), stopped
 	PID     int    `json:"pid,omitempty"`
 	Address string `json:"address"`
 	Detail  string `json:"detail,omitempty"`
@@ -63,8 +63,14 @@ func (s *stack) status(ctx context.Context) ([]serverStatus, error) {
 func (s *stack) serverStatus(ctx context.Context, srv *server) (serverStatus, error) {
 	status := serverStatus{Server: srv.name, State: "stopped", Address: s.address(srv.ports[0].offset), Log: s.logFile(srv.name)}
 	p, err := s.leader(srv)
-	if err != nil || p == nil {
+	if err != nil {
 		return status, err
+	}
+	if p == nil {
+		if _, err := os.Stat(s.recordFile(srv.name)); err == nil {
+			status.State, status.Detail = "ended", "by itself; see "+status.Log
+		}
+		return status, nil
 	}
 	status.PID = p.PID
 	if info := p.info(); info != nil && info.stopped {

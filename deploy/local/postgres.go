@@ -46,6 +46,8 @@ wal_level = logical
 max_wal_senders = 100
 max_replication_slots = 100
 synchronous_commit = local
+# The user is named capsaga: with the default path its new tables would land in Capsaga's own schema.
+search_path = 'public'
 synchronous_standby_names = '%s'
 hot_standby = on
 hot_standby_feedback = on

@@ -128,6 +128,18 @@ func (p *process) signalFamily(signal syscall.Signal) ([]processInfo, error) {
 	}
 }
 
+// killAll ends those of the processes that are left, the leader's orphans too.
+func killAll(ctx context.Context, all []processInfo) error {
+	for _, member := range all {
+		if info := lookProcess(member.pid); info != nil && info.started == member.started {
+			if err := syscall.Kill(member.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("kill process %d: %w", member.pid, err)
+			}
+		}
+	}
+	return waitGone(ctx, all, killTimeout)
+}
+
 // waitGone waits until none of the processes is left.
 func waitGone(ctx context.Context, all []processInfo, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)

@@ -21,6 +21,7 @@ const (
 	defaultPortBase = 15000
 	readyTimeout    = 2 * time.Minute
 	stopTimeout     = 20 * time.Second
+	killTimeout     = 10 * time.Second
 	diskForServers  = 1 << 30
 )
 
@@ -430,14 +431,17 @@ func (s *stack) stop(ctx context.Context, srv *server) error {
 	if err := syscall.Kill(p.PID, srv.stop); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop %s: %w", srv.name, err)
 	}
+	verb := "stopped"
 	if err := waitGone(ctx, all, stopTimeout); err != nil {
 		if ctx.Err() != nil {
 			return err
 		}
-		s.report.line("%-14s did not stop within %s: killing it", srv.name, stopTimeout)
-		return s.kill(ctx, srv)
+		verb = fmt.Sprintf("did not stop within %s: killed", stopTimeout)
+		if err := killAll(ctx, all); err != nil {
+			return fmt.Errorf("stop %s: %w", srv.name, err)
+		}
 	}
-	s.report.line("%-14s stopped", srv.name)
+	s.report.line("%-14s %s", srv.name, verb)
 	return s.forget(srv)
 }
 
@@ -451,7 +455,7 @@ func (s *stack) kill(ctx context.Context, srv *server) error {
 	if err != nil {
 		return err
 	}
-	if err := waitGone(ctx, all, stopTimeout); err != nil {
+	if err := waitGone(ctx, all, killTimeout); err != nil {
 		return fmt.Errorf("kill %s: %w", srv.name, err)
 	}
 	s.report.line("%-14s killed", srv.name)
