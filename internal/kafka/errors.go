@@ -1,0 +1,86 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+const system = "kafka"
+
+// rejections are the broker's errors that no retry changes; someone has to
+// change the cluster, the topic or the record.
+var rejections = []*kerr.Error{
+	kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp,
+	kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed,
+	kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState,
+	kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidReplicationFactor,
+	kerr.InvalidConfig, kerr.PolicyViolation, kerr.InvalidRequest, kerr.UnsupportedVersion,
+	kerr.UnsupportedForMessageFormat, kerr.UnsupportedCompressionType, kerr.InvalidRequiredAcks,
+	kerr.SecurityDisabled,
+}
+
+// ambiguities are the errors after which the broker and this producer disagree
+// on what was written. A new producer begins again from what is confirmed.
+var ambiguities = []*kerr.Error{
+	kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerEpoch,
+	kerr.InvalidProducerIDMapping, kerr.ProducerFenced, kerr.DuplicateSequenceNumber,
+}
+
+// Classify turns the driver's error of an action into a *saga.Error. One that is
+// classified already passes.
+func Classify(action string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *saga.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	e := &saga.Error{Class: saga.Unavailable, System: system, Code: saga.CodeUnavailable, Err: err}
+	switch {
+	case isOneOf(err, rejections):
+		e.Class, e.Code = saga.Rejected, saga.CodeRejected
+	case isOneOf(err, ambiguities):
+		e.Class = saga.Ambiguous
+	}
+	e.Message = fmt.Sprintf("%s: %s", action, describe(err))
+	return e
+}
+
+func isOneOf(err error, list []*kerr.Error) bool {
+	for _, known := range list {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+func describe(err error) string {
+	var broker *kerr.Error
+	switch {
+	case errors.As(err, &broker):
+		return broker.Description + " (" + broker.Message + ")"
+	case errors.Is(err, kgo.ErrClientClosed), errors.Is(err, kgo.ErrAborting):
+		return "aborted, as the producer was closed"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.Is(err, context.Canceled):
+		return "cancelled"
+	}
+	return err.Error() + ": check that the brokers run and that CAPSAGA_KAFKA_BROKERS is right"
+}
+
+// tooLarge is the broker's refusal of a record over the topic's limit, foreseen.
+func tooLarge(topic string, size, limit int) error {
+	return &saga.Error{
+		Class: saga.Rejected, System: system, Code: saga.CodeRejected, Err: kerr.MessageTooLarge,
+		Message: fmt.Sprintf("write to topic %s: a record of about %d bytes is over the topic's max.message.bytes of %d: raise that setting", topic, size, limit),
+	}
+}

@@ -1,0 +1,128 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+)
+
+// TopicSpec is a topic as it should be created. One that is there already is
+// left as it is: its settings are its owner's.
+type TopicSpec struct {
+	Name        string
+	Partitions  int    // default 1
+	Replication int    // default 1
+	Cleanup     string // cleanup.policy; default "compact"
+}
+
+func (s TopicSpec) withDefaults() TopicSpec {
+	s.Partitions = max(s.Partitions, 1)
+	s.Replication = max(s.Replication, 1)
+	if s.Cleanup == "" {
+		s.Cleanup = "compact"
+	}
+	return s
+}
+
+// EnsureTopics creates the topics that are missing, waits until their
+// partitions have leaders, and returns the names of those that it created.
+func (c *Client) EnsureTopics(ctx context.Context, specs []TopicSpec) ([]string, error) {
+	var created []string
+	for _, spec := range specs {
+		is, err := c.ensureTopic(ctx, spec.withDefaults())
+		if err != nil {
+			return created, err
+		}
+		if is {
+			created = append(created, spec.Name)
+		}
+	}
+	return created, nil
+}
+
+func (c *Client) ensureTopic(ctx context.Context, spec TopicSpec) (created bool, err error) {
+	action := "create topic " + spec.Name
+	there, err := c.topicReady(ctx, spec.Name)
+	if err != nil || there {
+		return false, Classify("look up topic "+spec.Name, err)
+	}
+	configs := map[string]*string{"cleanup.policy": &spec.Cleanup}
+	response, err := c.admin.CreateTopic(ctx, int32(spec.Partitions), int16(spec.Replication), configs, spec.Name)
+	if err == nil {
+		err = response.Err
+	}
+	switch {
+	case errors.Is(err, kerr.TopicAlreadyExists): // another worker was first
+	case err != nil && response.ErrMessage != "":
+		return false, Classify(action+": "+response.ErrMessage, err)
+	case err != nil:
+		return false, Classify(action, err)
+	default:
+		created = true
+	}
+	return created, Classify("wait for the leaders of topic "+spec.Name, c.awaitTopic(ctx, spec.Name))
+}
+
+// awaitTopic returns when every partition has a leader: a producer that is
+// faster than the brokers' metadata counts the topic as unknown.
+func (c *Client) awaitTopic(ctx context.Context, name string) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ready, err := c.topicReady(ctx, name)
+		if err != nil || ready {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *Client) topicReady(ctx context.Context, name string) (bool, error) {
+	topics, err := c.admin.ListTopics(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	topic, ok := topics[name]
+	switch {
+	case !ok, errors.Is(topic.Err, kerr.UnknownTopicOrPartition):
+		return false, nil
+	case errors.Is(topic.Err, kerr.LeaderNotAvailable):
+		return false, nil
+	case topic.Err != nil:
+		return false, topic.Err
+	}
+	for _, partition := range topic.Partitions {
+		if partition.Err != nil || partition.Leader < 0 {
+			return false, nil
+		}
+	}
+	return len(topic.Partitions) > 0, nil
+}
+
+// MaxMessageBytes returns the topic's limit on the size of a batch.
+func (c *Client) MaxMessageBytes(ctx context.Context, topic string) (int, error) {
+	action := "read the settings of topic " + topic
+	configs, err := c.admin.DescribeTopicConfigs(ctx, topic)
+	if err != nil {
+		return 0, Classify(action, err)
+	}
+	config, err := configs.On(topic, func(r *kadm.ResourceConfig) error { return r.Err })
+	if err != nil {
+		return 0, Classify(action, err)
+	}
+	for _, c := range config.Configs {
+		if c.Key == "max.message.bytes" && c.Value != nil {
+			return strconv.Atoi(*c.Value)
+		}
+	}
+	return 0, Classify(action, fmt.Errorf("no max.message.bytes in the answer"))
+}

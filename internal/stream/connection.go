@@ -1,0 +1,95 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/capsaga/capsaga/internal/postgres"
+	"github.com/capsaga/capsaga/saga"
+)
+
+const (
+	// senderTimeout is how long the walsender waits for a word of ours before
+	// it gives up the slot.
+	senderTimeout = 4 * time.Second
+	// silenceLimit is how long we wait for a word of the walsender's before we
+	// stop publishing. It is below senderTimeout by more than a request to
+	// Kafka takes, so that a holder has stopped before its successor starts.
+	silenceLimit = 2 * time.Second
+	// askEvery is how often we ask the walsender for a word.
+	askEvery = 500 * time.Millisecond
+
+	connectTimeout = 3 * time.Second
+)
+
+// replicationConfig reads a connection string into that of a replication
+// connection. Its errors hold no part of the string.
+func replicationConfig(url string) (*pgconn.Config, error) {
+	// pgx's parser, unlike pgconn's, takes the pool's options out of the URL.
+	parsed, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, &saga.Error{
+			Class: saga.Rejected, System: "postgres", Code: saga.CodeInvalidValue,
+			Message: "CAPSAGA_POSTGRES_URL is not a PostgreSQL connection string: want postgres://user:password@host:port/database",
+		}
+	}
+	config := &parsed.Config
+	// The same text forms as in every other session of Capsaga's.
+	maps.Copy(config.RuntimeParams, postgres.SessionParams)
+	config.RuntimeParams["lc_monetary"] = "C"
+	config.RuntimeParams["client_encoding"] = "UTF8"
+	config.RuntimeParams["replication"] = "database"
+	config.RuntimeParams["application_name"] = "capsaga-stream"
+	config.RuntimeParams["wal_sender_timeout"] = fmt.Sprint(senderTimeout.Milliseconds())
+	config.ConnectTimeout = connectTimeout
+	return config, nil
+}
+
+// startReplication takes the slot; PostgreSQL refuses while another holds it.
+func startReplication(ctx context.Context, config *pgconn.Config, slot string, publications []string) (*pgconn.PgConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, classify("connect for replication", err)
+	}
+	err = pglogrepl.StartReplication(ctx, conn, quoteIdentifier(slot), 0, pglogrepl.StartReplicationOptions{
+		Mode: pglogrepl.LogicalReplication,
+		PluginArgs: []string{
+			"proto_version '1'",
+			"publication_names " + quoteLiteral(quoteNames(publications)),
+			"messages 'true'",
+		},
+	})
+	if err != nil {
+		closeConnection(conn)
+		return nil, classify("start replication from slot "+slot, err)
+	}
+	return conn, nil
+}
+
+// closeConnection ends the walsender, which sets the slot free.
+func closeConnection(conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // there is nothing more to do about it
+}
+
+func quoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+
+func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+func quoteNames(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = quoteIdentifier(name)
+	}
+	return strings.Join(quoted, ",")
+}

@@ -1,0 +1,31 @@
+// Package stream reads a publication's logical replication slot and hands its
+// transactions, in commit order, to a handler that publishes them.
+//
+// # Who holds the slot
+//
+// Every worker runs a Reader; PostgreSQL lets one of them hold the slot:
+//
+//	standby --(slot not active, START_REPLICATION)--> acquire --> hold
+//	   ^                                                           |
+//	   +------ silence of 2 s, error, refusal: drop the buffers ----+
+//
+// The holder asks the walsender for a reply every 500 ms, and leaves when it has
+// heard nothing for 2 s; the walsender gives the slot up after 4 s without word
+// from the holder; standbys look at the slot every 250 ms. So a dead holder is
+// replaced within 5 s, and a live one that lost touch has stopped before.
+//
+// # What holds after a crash
+//
+// A position is confirmed only when every record of every transaction before it
+// is acknowledged. So a crash repeats a suffix of what was handed over; it skips
+// nothing and reorders nothing. A holder that was suspended (SIGSTOP, a frozen
+// virtual machine) may have bytes in a socket that the broker takes after its
+// successor began: the successor's records have a greater generation.
+//
+// # What it does not do
+//
+// It does not decode transactions in progress: an uncommitted row has no
+// version. Transactions are handed over as they arrive, change by change, and
+// what is not acknowledged is bounded, so a transaction of any size needs the
+// same memory.
+package stream

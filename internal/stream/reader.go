@@ -1,0 +1,251 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/capsaga/capsaga/internal/postgres"
+	"github.com/capsaga/capsaga/saga"
+)
+
+// Registry keeps who holds a slot and why its stream stands still.
+type Registry interface {
+	AcquireStream(ctx context.Context, slot string, backendPID uint32, holder string) (postgres.StreamLease, error)
+	ReportStream(ctx context.Context, slot, problem string) error
+}
+
+// Config is what a Reader needs.
+type Config struct {
+	// URL is PostgreSQL's connection string. It is never logged.
+	URL          string
+	Slot         string
+	Publications []string
+	// Holder names this process to people, such as host:pid.
+	Holder   string
+	Registry Registry
+	// Database is a pool of normal connections, to look at the slot with.
+	Database postgres.Querier
+	Handler  Handler
+	// Positions is told of each confirmed position at once; may be nil.
+	Positions *Positions
+	// Observe is told of each transaction that was handed over whole, from one
+	// goroutine and in commit order; may be nil.
+	Observe func(*Transaction)
+	Logger  *slog.Logger // default slog.Default()
+	// MaxInFlightBytes bounds what is handed over and not yet acknowledged;
+	// default 32 MiB.
+	MaxInFlightBytes int64
+}
+
+const (
+	defaultInFlightBytes = 32 << 20
+	standbyPoll          = 250 * time.Millisecond
+	queryTimeout         = 2 * time.Second
+	// firstBackoff doubles up to lastBackoff while a refusal lasts.
+	firstBackoff = time.Second
+	lastBackoff  = 30 * time.Second
+)
+
+// Reader reads one slot for as long as this process holds it.
+type Reader struct {
+	config Config
+	conn   *pgconn.Config
+	log    *slog.Logger
+	report *reporter
+	stats  Stats
+	// alarmedAt is the position of the last alarm: only what is confirmed above
+	// it shows that the stream has come past. Run's goroutine alone uses it.
+	alarmedAt saga.LSN
+}
+
+// NewReader checks the configuration.
+func NewReader(config Config) (*Reader, error) {
+	switch {
+	case config.Slot == "":
+		return nil, errors.New("stream: Slot is empty")
+	case len(config.Publications) == 0:
+		return nil, errors.New("stream: Publications is empty")
+	case config.Registry == nil, config.Database == nil, config.Handler == nil:
+		return nil, errors.New("stream: Registry, Database and Handler are required")
+	}
+	conn, err := replicationConfig(config.URL)
+	if err != nil {
+		return nil, err
+	}
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	if config.MaxInFlightBytes <= 0 {
+		config.MaxInFlightBytes = defaultInFlightBytes
+	}
+	log := config.Logger.With("slot", config.Slot)
+	r := &Reader{config: config, conn: conn, log: log}
+	r.report = &reporter{registry: config.Registry, slot: config.Slot, log: log}
+	return r, nil
+}
+
+// Stats returns the reader's figures.
+func (r *Reader) Stats() *Stats { return &r.stats }
+
+// Run is standby and holder in turns until ctx ends, and then returns nil. It
+// never returns on a fault: it reports it and tries again.
+func (r *Reader) Run(ctx context.Context) error {
+	defer r.report.wait()
+	backoff := firstBackoff
+	for r.awaitFree(ctx) {
+		started := time.Now()
+		err := r.hold(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		pause := standbyPoll
+		switch {
+		case err == nil, slotActive(err): // another worker was faster
+		case saga.ClassOf(err) == saga.Rejected:
+			if time.Since(started) > 2*lastBackoff {
+				backoff = firstBackoff
+			}
+			pause, backoff = backoff, min(backoff*2, lastBackoff)
+		default:
+			r.stats.Losses.Add(1)
+			r.log.Warn("lost the stream", "error", err)
+			backoff = firstBackoff
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}
+
+// alarm says that something was refused for good. It is said while the slot is
+// still held, so that it cannot come after a successor's word.
+func (r *Reader) alarm(err error) {
+	r.stats.Alarms.Add(1)
+	r.stats.Alarmed.Store(true)
+	r.alarmedAt = saga.LSN(r.stats.Confirmed.Load())
+	var in *transactionError
+	if errors.As(err, &in) {
+		r.alarmedAt = in.lsn
+	}
+	r.report.say(slog.LevelError, err.Error())
+	r.report.wait()
+}
+
+// awaitFree returns true when nobody holds the slot, and false when ctx ends.
+func (r *Reader) awaitFree(ctx context.Context) bool {
+	tick := time.NewTicker(standbyPoll)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		slot, err := r.readSlot(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case err == nil && !slot.active:
+			return true
+		case saga.ClassOf(err) == saga.Rejected:
+			r.report.say(slog.LevelError, err.Error())
+		case err != nil:
+			r.log.Debug("cannot look at the slot", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	return false
+}
+
+func (r *Reader) readSlot(ctx context.Context) (slotState, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	return readSlot(ctx, r.config.Database, r.config.Slot)
+}
+
+// hold takes the slot and publishes until it is lost. When something was refused
+// for good, that is reported before the slot is given up.
+func (r *Reader) hold(ctx context.Context) error {
+	conn, err := startReplication(ctx, r.conn, r.config.Slot, r.config.Publications)
+	if err != nil {
+		if saga.ClassOf(err) == saga.Rejected {
+			r.alarm(err)
+		}
+		return err
+	}
+	defer closeConnection(conn)
+	err = r.holdOver(ctx, conn)
+	if err != nil && saga.ClassOf(err) == saga.Rejected {
+		r.alarm(err)
+	}
+	return err
+}
+
+func (r *Reader) holdOver(ctx context.Context, conn *pgconn.PgConn) error {
+	acquiring, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	lease, err := r.config.Registry.AcquireStream(acquiring, r.config.Slot, conn.PID(), r.config.Holder)
+	if err != nil {
+		return err
+	}
+	h := r.newHold(conn, Lease{Slot: r.config.Slot, Generation: lease.Generation, Epochs: lease.Epochs})
+	if h.handler, err = r.config.Handler.Start(acquiring, h.lease); err != nil {
+		return err
+	}
+	r.report.acquired(r.stats.Alarmed.Load())
+	r.log.Info("holds the stream", "generation", lease.Generation, "holder", r.config.Holder)
+	r.stats.Generation.Store(lease.Generation)
+	r.stats.Holding.Store(true)
+	r.config.Positions.setHolding(true)
+	defer func() {
+		r.config.Positions.setHolding(false)
+		r.stats.Holding.Store(false)
+		r.log.Info("left the stream", "generation", lease.Generation)
+	}()
+	return h.run(ctx)
+}
+
+func (r *Reader) newHold(conn *pgconn.PgConn, lease Lease) *hold {
+	return &hold{
+		slot: r.config.Slot, conn: conn, lease: lease,
+		tracker: newTracker(r.config.MaxInFlightBytes, r.config.Positions.advance),
+		stats:   &r.stats, observe: r.config.Observe, log: r.log,
+		health: r.health,
+		holds: func(ctx context.Context) (bool, error) {
+			slot, err := readSlot(ctx, r.config.Database, r.config.Slot)
+			return err == nil && slot.active && slot.pid == conn.PID(), err
+		},
+		events: make(chan event, receiveEvents),
+		room:   semaphore.NewWeighted(receiveBytes),
+	}
+}
+
+// stallLimit is how long records may stay without acknowledgement before the
+// stream is reported as standing still.
+const stallLimit = 3 * time.Second
+
+// health reports a broker that is away, and takes a report back when the stream
+// moves again.
+func (r *Reader) health(h *hold) {
+	records, stalled := h.tracker.waiting()
+	r.stats.InFlight.Store(int64(records))
+	r.stats.Stalled.Store(int64(stalled))
+	confirmed, _ := h.tracker.state()
+	switch {
+	case stalled > stallLimit:
+		problem := "nothing was acknowledged for " + stallLimit.String() + " or longer"
+		if trouble := h.handler.Trouble(); trouble != nil {
+			problem += ": " + trouble.Error()
+		}
+		r.report.say(slog.LevelError, problem)
+	case stalled < askEvery && confirmed > r.alarmedAt:
+		r.alarmedAt = 0
+		r.stats.Alarmed.Store(false)
+		r.report.say(slog.LevelInfo, "")
+	}
+}

@@ -1,0 +1,339 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+// hold is one hold of the slot. Three goroutines share the work, so that none of
+// them waits for another's peer: receive alone reads the connection, dispatch
+// alone calls the handler, and keep alone writes the connection and decides when
+// to leave.
+type hold struct {
+	slot    string
+	conn    *pgconn.PgConn
+	handler Session
+	tracker *tracker
+	lease   Lease
+	stats   *Stats
+	observe func(*Transaction)
+	log     *slog.Logger
+	// holds asks PostgreSQL, over another connection, whether the slot is still
+	// this walsender's.
+	holds func(ctx context.Context) (bool, error)
+
+	// health is told four times a second.
+	health func(*hold)
+
+	events chan event
+	room   *semaphore.Weighted // bytes received and not yet dispatched
+	heard  clock               // when the walsender was last heard of
+	turned clock               // when keep last came around
+	full   atomic.Bool         // receive waits for room and so hears nothing
+	// replyNow says that the walsender asked for a word.
+	replyNow atomic.Bool
+	notHeld  atomic.Bool
+
+	relations map[uint32]*Relation
+	tx        *Transaction
+}
+
+// event is a message of the stream, or a keepalive's position.
+type event struct {
+	message  pglogrepl.Message
+	position saga.LSN
+	bytes    int64
+}
+
+const (
+	// receiveBytes bounds what is received and not yet handed over.
+	receiveBytes  = 16 << 20
+	receiveEvents = 4096
+	// drainLimit is how long a holder that is told to stop waits for what it
+	// has handed over already.
+	drainLimit = 2 * time.Second
+)
+
+// clock is a moment that several goroutines read and write.
+type clock struct{ at atomic.Int64 }
+
+var processStart = time.Now()
+
+func (c *clock) now()               { c.advance(time.Now()) }
+func (c *clock) age() time.Duration { return time.Since(processStart) - time.Duration(c.at.Load()) }
+
+// advance sets the clock unless it is ahead already.
+func (c *clock) advance(t time.Time) {
+	to := int64(t.Sub(processStart))
+	for at := c.at.Load(); at < to; at = c.at.Load() {
+		if c.at.CompareAndSwap(at, to) {
+			return
+		}
+	}
+}
+
+// run publishes until the slot is lost, the handler fails or ctx ends. What is
+// buffered is dropped before it returns.
+func (h *hold) run(ctx context.Context) error {
+	inner, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	dispatching, stopDispatch := context.WithCancel(inner)
+	defer stopDispatch()
+	h.heard.now()
+	h.turned.now()
+
+	var group sync.WaitGroup
+	group.Go(func() { stop(h.receive(inner)) })
+	group.Go(func() {
+		if err := h.dispatchAll(dispatching); err != nil {
+			stop(err)
+		}
+	})
+	err := h.keep(inner, ctx.Done(), stopDispatch)
+	stop(err)
+	stopDispatch()
+	h.handler.Close() // before anyone else may hold the slot
+	group.Wait()
+	return err
+}
+
+// keep answers the walsender, confirms, and watches the hold. On the signal to
+// quit it lets what is in flight be acknowledged, which saves the next holder
+// from repeating it.
+func (h *hold) keep(ctx context.Context, quit <-chan struct{}, stopDispatch func()) error {
+	tick := time.NewTicker(askEvery / 2)
+	defer tick.Stop()
+	var sent saga.LSN
+	var asked clock
+	var drained <-chan time.Time
+	for {
+		ask := false
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-quit:
+			quit = nil
+			stopDispatch()
+			drained = time.After(drainLimit)
+		case <-drained:
+			return nil
+		case <-h.tracker.wake:
+		case <-tick.C:
+			if err := h.check(ctx); err != nil {
+				return err
+			}
+			h.health(h)
+			ask = asked.age() >= askEvery-askEvery/8
+		}
+		records, _ := h.tracker.waiting()
+		confirmed, err := h.tracker.state()
+		if err != nil {
+			return err
+		}
+		if ask {
+			asked.now()
+		}
+		if h.replyNow.Swap(false) || ask || confirmed > sent {
+			if err := h.reply(confirmed, ask); err != nil {
+				return err
+			}
+			sent = confirmed
+		}
+		h.stats.Confirmed.Store(uint64(confirmed))
+		if drained != nil && records == 0 {
+			return nil
+		}
+	}
+}
+
+// reply tells the walsender what is confirmed.
+func (h *hold) reply(confirmed saga.LSN, ask bool) error {
+	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), h.conn, pglogrepl.StandbyStatusUpdate{
+		WALWritePosition: pglogrepl.LSN(confirmed), ReplyRequested: ask,
+	})
+	return classify("confirm a position of slot "+h.slot, err)
+}
+
+// check leaves when the walsender is silent, or when this process itself was
+// suspended for so long that it may have lost the slot without noticing.
+func (h *hold) check(ctx context.Context) error {
+	suspended := h.turned.age()
+	h.turned.now()
+	if suspended > silenceLimit {
+		return fmt.Errorf("%w: this process stood still for %s", errLost, suspended.Round(time.Millisecond))
+	}
+	silence := h.heard.age()
+	if silence > askEvery && h.full.Load() {
+		// The walsender's words wait behind data that there is no room for.
+		go h.askDatabase(ctx)
+	}
+	if h.notHeld.Load() {
+		return fmt.Errorf("%w: the server gave the slot up", errLost)
+	}
+	if silence > silenceLimit {
+		return fmt.Errorf("%w: the walsender was silent for %s", errLost, silence.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// askDatabase asks whether the slot is still held; the answer is as of the
+// moment of the question.
+func (h *hold) askDatabase(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, askEvery)
+	defer cancel()
+	asked := time.Now()
+	switch holds, err := h.holds(ctx); {
+	case err != nil: // no word
+	case holds:
+		h.heard.advance(asked)
+	default:
+		h.notHeld.Store(true)
+	}
+}
+
+// dispatchAll hands the events to the handler, one after the other.
+func (h *hold) dispatchAll(ctx context.Context) error {
+	h.relations = map[uint32]*Relation{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-h.events:
+			if h.turned.age() > silenceLimit {
+				return fmt.Errorf("%w: this process stood still", errLost)
+			}
+			err := h.dispatch(ctx, e)
+			h.room.Release(e.bytes)
+			if err != nil {
+				if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+					return nil
+				}
+				return h.located(err)
+			}
+		}
+	}
+}
+
+// located adds the transaction to an error of the handler's, so that an operator
+// can find it.
+func (h *hold) located(err error) error {
+	if h.tx == nil {
+		return err
+	}
+	return &transactionError{lsn: h.tx.CommitLSN, err: err}
+}
+
+type transactionError struct {
+	lsn saga.LSN
+	err error
+}
+
+func (e *transactionError) Error() string {
+	return fmt.Sprintf("%s (in the transaction committed at %s)", e.err, e.lsn)
+}
+
+func (e *transactionError) Unwrap() error { return e.err }
+
+func (h *hold) dispatch(ctx context.Context, e event) error {
+	switch m := e.message.(type) {
+	case nil:
+		h.tracker.keepalive(e.position)
+		return nil
+	case *pglogrepl.BeginMessage:
+		return h.begin(ctx, m)
+	case *pglogrepl.CommitMessage:
+		return h.commit(ctx, m)
+	case *pglogrepl.RelationMessage:
+		h.relations[m.RelationID] = newRelation(m)
+		return nil
+	case *pglogrepl.TruncateMessage:
+		return h.truncate(ctx, m)
+	case *pglogrepl.LogicalDecodingMessage:
+		if m.Transactional && h.tx != nil {
+			if err := h.tx.takeMessage(m); err != nil {
+				h.log.Warn("ignored a logical message", "slot", h.slot, "error", err)
+			}
+		}
+		return nil
+	}
+	if relation, change := newChange(e.message); change != nil {
+		return h.change(ctx, relation, change)
+	}
+	return nil // origins and type names
+}
+
+func (h *hold) begin(ctx context.Context, m *pglogrepl.BeginMessage) error {
+	lsn := saga.LSN(m.FinalLSN)
+	epoch := h.lease.Epochs.At(lsn)
+	version, err := saga.NewVersion(epoch, lsn)
+	if err != nil {
+		return err
+	}
+	h.tx = &Transaction{
+		CommitLSN: lsn, CommitTime: m.CommitTime, XID: m.Xid, Epoch: epoch, Version: version,
+		tracker: h.tracker, pending: h.tracker.begin(),
+	}
+	return h.handler.Begin(ctx, h.tx)
+}
+
+func (h *hold) commit(ctx context.Context, m *pglogrepl.CommitMessage) error {
+	if h.tx == nil {
+		return fmt.Errorf("decode pgoutput: a commit at %s without its begin", saga.LSN(m.CommitLSN))
+	}
+	if err := h.handler.Commit(ctx, h.tx); err != nil {
+		return err
+	}
+	if h.observe != nil {
+		h.observe(h.tx)
+	}
+	h.tracker.commit(h.tx.pending, saga.LSN(m.TransactionEndLSN))
+	h.stats.Transactions.Add(1)
+	h.tx = nil
+	return nil
+}
+
+func (h *hold) change(ctx context.Context, relation uint32, change *Change) error {
+	if h.tx == nil {
+		return fmt.Errorf("decode pgoutput: a change outside of a transaction")
+	}
+	change.Relation = h.relations[relation]
+	if change.Relation == nil {
+		return fmt.Errorf("decode pgoutput: a change of relation %d, which was not described", relation)
+	}
+	change.Index = h.tx.changes
+	h.tx.changes++
+	h.stats.Changes.Add(1)
+	if change.Relation.Table.Schema == saga.Schema {
+		return nil
+	}
+	return h.handler.Change(ctx, h.tx, change)
+}
+
+func (h *hold) truncate(ctx context.Context, m *pglogrepl.TruncateMessage) error {
+	if h.tx == nil {
+		return fmt.Errorf("decode pgoutput: a truncate outside of a transaction")
+	}
+	index := h.tx.changes
+	h.tx.changes++
+	var tables []*Relation
+	for _, id := range m.RelationIDs {
+		if r := h.relations[id]; r != nil && r.Table.Schema != saga.Schema {
+			tables = append(tables, r)
+		}
+	}
+	if len(tables) == 0 {
+		return nil
+	}
+	return h.handler.Truncate(ctx, h.tx, tables, index)
+}

@@ -1,0 +1,164 @@
+package stream
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+// tracker finds the position up to which everything is acknowledged. Its queue
+// has an entry per transaction, in commit order, and one per keepalive position;
+// only the completed head of the queue is confirmed.
+type tracker struct {
+	limit int64
+	room  *semaphore.Weighted
+	wake  chan struct{} // a confirmation or a failure is there to be acted on
+	// onConfirm is told of each confirmation at once, without the lock.
+	onConfirm func(saga.LSN)
+
+	mu        sync.Mutex
+	queue     []*pending
+	confirmed saga.LSN
+	failed    error
+	inFlight  int       // records
+	since     time.Time // when an acknowledgement was last seen, or was first waited for
+}
+
+// pending is one entry of the queue. It is complete when it is closed and no
+// record of it is outstanding.
+type pending struct {
+	end         saga.LSN
+	open        bool
+	outstanding int
+}
+
+func newTracker(limit int64, onConfirm func(saga.LSN)) *tracker {
+	return &tracker{limit: limit, room: semaphore.NewWeighted(limit), wake: make(chan struct{}, 1), onConfirm: onConfirm}
+}
+
+// recordOverhead is what a record takes in memory beside its bytes.
+const recordOverhead = 400
+
+func (t *tracker) begin() *pending {
+	p := &pending{open: true}
+	t.mu.Lock()
+	if len(t.queue) == 0 {
+		t.since = time.Now()
+	}
+	t.queue = append(t.queue, p)
+	t.mu.Unlock()
+	return p
+}
+
+func (t *tracker) track(ctx context.Context, p *pending, bytes int) (func(error), error) {
+	weight := min(int64(bytes)+recordOverhead, t.limit)
+	if err := t.room.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	p.outstanding++
+	t.inFlight++
+	t.mu.Unlock()
+	return func(err error) { t.acknowledge(p, weight, err) }, nil
+}
+
+// acknowledge counts one record of p as done. One that failed stays
+// outstanding, so that its transaction and all after it are never confirmed.
+func (t *tracker) acknowledge(p *pending, weight int64, err error) {
+	t.room.Release(weight)
+	t.mu.Lock()
+	t.inFlight--
+	if err != nil {
+		if t.failed == nil {
+			t.failed = err
+		}
+		t.mu.Unlock()
+		t.signal()
+		return
+	}
+	p.outstanding--
+	t.since = time.Now()
+	t.advance()
+}
+
+// commit closes a transaction that ends at a position.
+func (t *tracker) commit(p *pending, end saga.LSN) {
+	t.mu.Lock()
+	p.open, p.end = false, end
+	t.advance()
+}
+
+// keepalive takes a position up to which the server has sent all there is. When
+// nothing before it is pending it is confirmed at once.
+func (t *tracker) keepalive(at saga.LSN) {
+	t.mu.Lock()
+	if n := len(t.queue); n > 0 {
+		last := t.queue[n-1]
+		switch {
+		case last.open: // its commit lies above the position
+			t.mu.Unlock()
+			return
+		case last.outstanding == 0:
+			last.end = max(last.end, at)
+			t.mu.Unlock()
+			return
+		}
+	}
+	t.queue = append(t.queue, &pending{end: at})
+	t.advance()
+}
+
+// advance confirms the completed head of the queue. It is called with the lock
+// and releases it.
+func (t *tracker) advance() {
+	before := t.confirmed
+	done := 0
+	for _, p := range t.queue {
+		if p.open || p.outstanding > 0 {
+			break
+		}
+		t.confirmed = max(t.confirmed, p.end)
+		done++
+	}
+	if done > 0 {
+		clear(t.queue[:done])
+		t.queue = t.queue[done:]
+	}
+	confirmed := t.confirmed
+	t.mu.Unlock()
+	if confirmed > before {
+		if t.onConfirm != nil {
+			t.onConfirm(confirmed)
+		}
+		t.signal()
+	}
+}
+
+func (t *tracker) signal() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// state returns the confirmed position and the first failure.
+func (t *tracker) state() (saga.LSN, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.confirmed, t.failed
+}
+
+// waiting returns how many records are outstanding, and for how long nothing was
+// acknowledged although a transaction is waited for.
+func (t *tracker) waiting() (records int, stalled time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.queue) > 0 {
+		stalled = time.Since(t.since)
+	}
+	return t.inFlight, stalled
+}
