@@ -37,6 +37,7 @@ const (
 	CodeRejected            = "rejected"
 	CodeUnknownSaga         = "unknown_saga"  // no saga of this id is known
 	CodeStillRunning        = "still_running" // the wait ended before the saga; it goes on
+	CodeNotParked           = "not_parked"    // a retry of a saga that is not parked
 	CodeWorkflowLost        = "workflow_lost" // the workflow ended without an outcome
 )
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +28,9 @@ type Querier interface {
 
 // DB is a pool of connections to the primary.
 type DB struct {
-	pool *pgxpool.Pool
-	mark Mark
+	pool               *pgxpool.Pool
+	mark               Mark
+	replicationTimeout time.Duration
 
 	mu     sync.Mutex
 	tables map[saga.Table]*TableInfo
@@ -45,9 +47,9 @@ var SessionParams = map[string]string{
 	"extra_float_digits": "1",
 }
 
-// ReplicationTimeout is how long a `cp` commit waits for the synchronous replica
+// DefaultReplicationTimeout is how long a `cp` commit waits for the synchronous replica
 // before it answers that only the primary has it.
-const ReplicationTimeout = 10 * time.Second
+const DefaultReplicationTimeout = 10 * time.Second
 
 // Option changes how a DB is opened.
 type Option func(*DB)
@@ -55,6 +57,14 @@ type Option func(*DB)
 // WithMark keeps the high-water mark of the WAL outside PostgreSQL, by which a
 // restored disk snapshot is told.
 func WithMark(m Mark) Option { return func(db *DB) { db.mark = m } }
+
+// WithReplicationTimeout replaces DefaultReplicationTimeout.
+func WithReplicationTimeout(d time.Duration) Option {
+	return func(db *DB) { db.replicationTimeout = d }
+}
+
+// defaultPoolSize is used where the URL names no pool_max_conns.
+const defaultPoolSize = 16
 
 // Open connects to the primary. The pool connects lazily; Ping tells whether the
 // server is there.
@@ -72,6 +82,9 @@ func Open(ctx context.Context, url string, options ...Option) (*DB, error) {
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = "capsaga"
 	config.ConnConfig.OnNotice = recordNotice
+	if !strings.Contains(url, "pool_max_conns") {
+		config.MaxConns = defaultPoolSize
+	}
 	config.MaxConnIdleTime = 5 * time.Minute
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = 5 * time.Second
@@ -80,7 +93,7 @@ func Open(ctx context.Context, url string, options ...Option) (*DB, error) {
 	if err != nil {
 		return nil, classify("connect", err)
 	}
-	db := &DB{pool: pool, tables: map[saga.Table]*TableInfo{}}
+	db := &DB{pool: pool, replicationTimeout: DefaultReplicationTimeout, tables: map[saga.Table]*TableInfo{}}
 	for _, option := range options {
 		option(db)
 	}

@@ -31,7 +31,8 @@ type TableInfo struct {
 // Column is a column of a table.
 type Column struct {
 	Name       string
-	Type       string // as format_type writes it
+	Type       string // as format_type writes it, with its modifier
+	BaseType   string // without the modifier: numeric for a numeric(10,2)
 	TypeOID    uint32
 	NotNull    bool
 	HasDefault bool
@@ -70,7 +71,7 @@ WITH RECURSIVE base AS (
     UNION ALL
     SELECT b.attnum, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typid WHERE t.typtype = 'd'
 )
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.attnotnull, a.atthasdef,
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, -1), a.atttypid, a.attnotnull, a.atthasdef,
        a.attidentity::text, a.attgenerated::text,
        EXISTS (SELECT FROM base b WHERE b.attnum = a.attnum
                AND b.typid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype))
@@ -117,7 +118,7 @@ func (t *TableInfo) readColumns(ctx context.Context, q Querier) error {
 		return err
 	}
 	t.Columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Column, err error) {
-		err = row.Scan(&c.Name, &c.Type, &c.TypeOID, &c.NotNull, &c.HasDefault, &c.Identity, &c.Generated, &c.Addable)
+		err = row.Scan(&c.Name, &c.Type, &c.BaseType, &c.TypeOID, &c.NotNull, &c.HasDefault, &c.Identity, &c.Generated, &c.Addable)
 		return c, err
 	})
 	return err

@@ -9,7 +9,6 @@ CREATE TABLE capsaga.saga (
     write       json NOT NULL,          -- the request, from which a lost workflow starts again
     status      text NOT NULL,          -- pending only inside the transaction
     version     bigint,                 -- null when rejected
-    confirmed   text,
     result      json,                   -- owned keys with their etags, or the rejection
     before      json,                   -- per mutation the row before it, for compensation
     outcome     json,                   -- the last outcome that the workflow recorded

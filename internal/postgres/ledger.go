@@ -1,0 +1,154 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+// attach ends the transaction of a saga whose id is in the ledger already, and
+// returns what the ledger says of it.
+func (c *commit) attach(ctx context.Context) (*CommitResult, error) {
+	if _, err := c.conn.Exec(ctx, "ROLLBACK"); err != nil {
+		return nil, err
+	}
+	return readLedger(ctx, c.conn, c.request.Write.SagaID, c.digest)
+}
+
+// readLedger returns the recorded result of a saga, or a failed one when the
+// digest is not that of its write.
+func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitResult, error) {
+	r := &CommitResult{Confirmed: saga.ConfirmedLocally}
+	var version *int64
+	var result *string
+	var position string
+	err := q.QueryRow(ctx, `SELECT workflow_id, content, status, version, result::text, created_at, pg_current_wal_flush_lsn()::text
+		FROM capsaga.saga WHERE id = $1`, sagaID).
+		Scan(&r.WorkflowID, &r.Content, &r.Status, &version, &result, &r.CommittedAt, &position)
+	if err != nil {
+		return nil, err
+	}
+	if r.Content != digest {
+		e := refuse(saga.CodeSagaIDReused, "saga id %q was used before with other content: give this write an id of its own", sagaID)
+		return &CommitResult{
+			Status: saga.Failed, WorkflowID: r.WorkflowID, Content: r.Content,
+			Error: &saga.ErrorInfo{Code: e.Code, Message: e.Message, Class: e.Class, System: e.System},
+		}, nil
+	}
+	if version == nil {
+		r.Status, r.Confirmed = saga.RejectedEnd, ""
+		r.Error = new(saga.ErrorInfo)
+		return r, decode(result, r.Error)
+	}
+	// Whatever became of the saga since, its pivot stands.
+	r.Status, r.Version = saga.Committed, saga.Version(*version)
+	if r.FlushLSN, err = saga.ParseLSN(position); err != nil {
+		return nil, err
+	}
+	return r, decode(result, &r.Owned)
+}
+
+func decode(text *string, into any) error {
+	if text == nil {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(*text), into); err != nil {
+		return fmt.Errorf("read the ledger: %w", err)
+	}
+	return nil
+}
+
+// recordRejection remembers that a write was refused, so that its id answers the
+// same for ever. If the id is taken by now, that record counts.
+func (db *DB) recordRejection(ctx context.Context, request CommitRequest, r *CommitResult) (*CommitResult, error) {
+	w := request.Write
+	body, err := json.Marshal(w)
+	if err != nil {
+		return nil, err
+	}
+	problem, err := json.Marshal(r.Error)
+	if err != nil {
+		return nil, err
+	}
+	if len(w.SagaID) > saga.MaxSagaIDBytes || w.SagaID == "" {
+		return r, nil // no ledger row can hold it
+	}
+	tag, err := db.pool.Exec(ctx, `INSERT INTO capsaga.saga (id, workflow_id, run_id, content, write, status, result, finished_at)
+		VALUES ($1, $2, $3, $4, $5::text::json, $6, $7::text::json, clock_timestamp()) ON CONFLICT DO NOTHING`,
+		w.SagaID, request.WorkflowID, request.RunID, r.Content, string(body), string(saga.RejectedEnd), string(problem))
+	if err != nil {
+		if sqlState(err) == "22P05" || sqlState(err) == "22021" {
+			return r, nil // the request holds a character that PostgreSQL cannot store, which is why it was refused
+		}
+		return nil, classify("record the rejection of saga "+w.SagaID, err)
+	}
+	if tag.RowsAffected() == 1 {
+		return r, nil
+	}
+	known, err := readLedger(ctx, db.pool, w.SagaID, r.Content)
+	return known, classify("read the ledger for saga "+w.SagaID, err)
+}
+
+// RecordOutcome keeps the workflow's outcome in the ledger, for when Temporal no
+// longer has the workflow. It is idempotent; a final outcome is never replaced by
+// one that is not.
+func (db *DB) RecordOutcome(ctx context.Context, o saga.Outcome) error {
+	body, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	var batch pgx.Batch
+	// Lost in a crash of the server, it is written again or read from Temporal.
+	batch.Queue("SELECT set_config('synchronous_commit', 'off', true)")
+	batch.Queue(`UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
+		finished_at = CASE WHEN $4 THEN clock_timestamp() END
+		WHERE id = $1 AND content = $5 AND (finished_at IS NULL OR $4)`,
+		o.SagaID, string(o.Status), string(body), o.Status.Final(), o.Content)
+	return classify("record the outcome of saga "+o.SagaID, db.pool.SendBatch(ctx, &batch).Close())
+}
+
+// LedgerOutcome returns what the ledger knows of a saga: the workflow that
+// committed it and the last recorded outcome, or one made from its commit.
+func (db *DB) LedgerOutcome(ctx context.Context, sagaID string) (workflowID string, o *saga.Outcome, found bool, err error) {
+	var body *string
+	var content string
+	err = db.pool.QueryRow(ctx, "SELECT workflow_id, content, outcome::text FROM capsaga.saga WHERE id = $1", sagaID).
+		Scan(&workflowID, &content, &body)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil, false, nil
+	}
+	if err != nil {
+		return "", nil, false, classify("read the ledger for saga "+sagaID, err)
+	}
+	o = &saga.Outcome{}
+	if body != nil {
+		return workflowID, o, true, decode(body, o)
+	}
+	r, err := readLedger(ctx, db.pool, sagaID, content)
+	if err != nil {
+		return "", nil, false, classify("read the ledger for saga "+sagaID, err)
+	}
+	*o = r.Outcome(sagaID)
+	return workflowID, o, true, nil
+}
+
+// Outcome is the outcome of a saga that has got as far as its pivot.
+func (r *CommitResult) Outcome(sagaID string) saga.Outcome {
+	o := saga.Outcome{
+		SagaID: sagaID, Status: r.Status, Version: r.Version, Confirmed: r.Confirmed,
+		Error: r.Error, Content: r.Content,
+	}
+	if r.Version == 0 {
+		return o
+	}
+	o.Token = saga.NewToken(r.Version, r.Owned).String()
+	for _, owned := range r.Owned {
+		o.ETags = append(o.ETags, saga.ETag{Entity: owned.Entity, Key: owned.Key, ETag: owned.ETag})
+	}
+	return o
+}
