@@ -359,14 +359,31 @@ func TestOutcomeIsKept(t *testing.T) {
 
 	done := *o
 	done.Status = saga.Completed
-	require.NoError(t, f.RecordOutcome(t.Context(), done))
+	require.NoError(t, f.RecordOutcome(t.Context(), "a", done))
 	late := *o
 	late.Status = saga.Parked
-	require.NoError(t, f.RecordOutcome(t.Context(), late))
+	require.NoError(t, f.RecordOutcome(t.Context(), "a", late))
 	_, o, _, err = f.LedgerOutcome(t.Context(), "a")
 	require.NoError(t, err)
 	assert.Equal(t, saga.Completed, o.Status, "a final outcome stays")
 	_, _, found, err = f.LedgerOutcome(t.Context(), "nothing")
 	require.NoError(t, err)
 	assert.False(t, found)
+}
+
+func TestCancel(t *testing.T) {
+	f := setup(t)
+	line := `{"saga_id":"a","mutations":[{"entity":"products","op":"insert","row":{"id":1,"title":"one"}}]}`
+	w := f.request(line).Write
+	committed, err := f.Cancel(t.Context(), w, "saga/a", "run")
+	require.NoError(t, err)
+	assert.False(t, committed)
+	assert.Equal(t, saga.Cancelled, f.commit(line).Status, "a commit that comes later does nothing")
+	assert.Equal(t, "0", f.text("SELECT count(*)::text FROM product"))
+
+	late := `{"saga_id":"b","mutations":[{"entity":"products","op":"insert","row":{"id":2,"title":"two"}}]}`
+	f.committed(late)
+	committed, err = f.Cancel(t.Context(), f.request(late).Write, "saga/b", "run")
+	require.NoError(t, err)
+	assert.True(t, committed)
 }

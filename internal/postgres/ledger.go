@@ -41,8 +41,11 @@ func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitR
 		}, nil
 	}
 	if version == nil {
-		r.Status, r.Confirmed = saga.RejectedEnd, ""
-		r.Error = new(saga.ErrorInfo)
+		r.Confirmed = ""
+		if r.Status == saga.Cancelled {
+			return r, nil
+		}
+		r.Status, r.Error = saga.RejectedEnd, new(saga.ErrorInfo)
 		return r, decode(result, r.Error)
 	}
 	// Whatever became of the saga since, its pivot stands.
@@ -67,37 +70,61 @@ func decode(text *string, into any) error {
 // same for ever. If the id is taken by now, that record counts.
 func (db *DB) recordRejection(ctx context.Context, request CommitRequest, r *CommitResult) (*CommitResult, error) {
 	w := request.Write
-	body, err := json.Marshal(w)
-	if err != nil {
-		return nil, err
+	if len(w.SagaID) > saga.MaxSagaIDBytes || w.SagaID == "" {
+		return r, nil // no ledger row can hold it
 	}
 	problem, err := json.Marshal(r.Error)
 	if err != nil {
 		return nil, err
 	}
-	if len(w.SagaID) > saga.MaxSagaIDBytes || w.SagaID == "" {
-		return r, nil // no ledger row can hold it
+	first, err := db.closeSaga(ctx, w, request.WorkflowID, request.RunID, saga.RejectedEnd, problem)
+	if state := sqlState(err); state == "22P05" || state == "22021" {
+		return r, nil // the request holds a character that PostgreSQL cannot store, which is why it was refused
 	}
-	tag, err := db.pool.Exec(ctx, `INSERT INTO capsaga.saga (id, workflow_id, run_id, content, write, status, result, finished_at)
-		VALUES ($1, $2, $3, $4, $5::text::json, $6, $7::text::json, clock_timestamp()) ON CONFLICT DO NOTHING`,
-		w.SagaID, request.WorkflowID, request.RunID, r.Content, string(body), string(saga.RejectedEnd), string(problem))
-	if err != nil {
-		if sqlState(err) == "22P05" || sqlState(err) == "22021" {
-			return r, nil // the request holds a character that PostgreSQL cannot store, which is why it was refused
-		}
-		return nil, classify("record the rejection of saga "+w.SagaID, err)
-	}
-	if tag.RowsAffected() == 1 {
-		return r, nil
+	if err != nil || first {
+		return r, classify("record the rejection of saga "+w.SagaID, err)
 	}
 	known, err := readLedger(ctx, db.pool, w.SagaID, r.Content)
 	return known, classify("read the ledger for saga "+w.SagaID, err)
 }
 
+// Cancel makes sure that a saga never commits: it takes the saga's place in the
+// ledger, waiting for a transaction that holds it. It reports true when the saga
+// had committed before.
+func (db *DB) Cancel(ctx context.Context, w saga.Write, workflowID, runID string) (committed bool, err error) {
+	first, err := db.closeSaga(ctx, w, workflowID, runID, saga.Cancelled, nil)
+	if err != nil || first {
+		return false, classify("cancel saga "+w.SagaID, err)
+	}
+	known, err := readLedger(ctx, db.pool, w.SagaID, w.Digest())
+	if err != nil {
+		return false, classify("read the ledger for saga "+w.SagaID, err)
+	}
+	return known.Status == saga.Committed, nil
+}
+
+// closeSaga enters a saga that changed nothing; false means that the ledger has
+// the id already.
+func (db *DB) closeSaga(ctx context.Context, w saga.Write, workflowID, runID string, status saga.Status, result []byte) (first bool, err error) {
+	body, err := json.Marshal(w)
+	if err != nil {
+		return false, err
+	}
+	var problem *string
+	if result != nil {
+		text := string(result)
+		problem = &text
+	}
+	tag, err := db.pool.Exec(ctx, `INSERT INTO capsaga.saga (id, workflow_id, run_id, content, write, status, result, finished_at)
+		VALUES ($1, $2, $3, $4, $5::text::json, $6, $7::text::json, clock_timestamp()) ON CONFLICT DO NOTHING`,
+		w.SagaID, workflowID, runID, w.Digest(), string(body), string(status), problem)
+	return tag.RowsAffected() == 1, err
+}
+
 // RecordOutcome keeps the workflow's outcome in the ledger, for when Temporal no
 // longer has the workflow. It is idempotent; a final outcome is never replaced by
 // one that is not.
-func (db *DB) RecordOutcome(ctx context.Context, o saga.Outcome) error {
+func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) error {
 	body, err := json.Marshal(o)
 	if err != nil {
 		return err
@@ -108,8 +135,8 @@ func (db *DB) RecordOutcome(ctx context.Context, o saga.Outcome) error {
 	batch.Queue(`UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
 		finished_at = CASE WHEN $4 THEN clock_timestamp() END
 		WHERE id = $1 AND content = $5 AND (finished_at IS NULL OR $4)`,
-		o.SagaID, string(o.Status), string(body), o.Status.Final(), o.Content)
-	return classify("record the outcome of saga "+o.SagaID, db.pool.SendBatch(ctx, &batch).Close())
+		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content)
+	return classify("record the outcome of saga "+sagaID, db.pool.SendBatch(ctx, &batch).Close())
 }
 
 // LedgerOutcome returns what the ledger knows of a saga: the workflow that
