@@ -1,0 +1,273 @@
+// Package activitytest gives tests a saga's activities over systems in memory
+// whose failures a test scripts.
+package activitytest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/capsaga/capsaga/activities"
+	"github.com/capsaga/capsaga/internal/notify"
+	"github.com/capsaga/capsaga/saga"
+)
+
+// Catalog has one entity, products, that goes to all sinks, and one, users, that
+// goes to Redis and Kafka.
+func Catalog() *saga.Catalog {
+	return &saga.Catalog{Entities: map[string]*saga.Entity{
+		"products": {
+			Name: "products", Table: saga.Table{Schema: "public", Name: "products"}, Key: []string{"id"},
+			Redis: &saga.RedisSink{}, Kafka: &saga.KafkaSink{}, Elasticsearch: &saga.ElasticsearchSink{},
+		},
+		"users": {
+			Name: "users", Table: saga.Table{Schema: "public", Name: "users"}, Key: []string{"id"},
+			Redis: &saga.RedisSink{}, Kafka: &saga.KafkaSink{},
+		},
+	}}
+}
+
+// Systems are the four systems in memory. A failure that a test sets is asked at
+// each call, with the number of the call from 1 on.
+type Systems struct {
+	Redis, Elasticsearch *Sink
+	Kafka                *Stream
+
+	mu       sync.Mutex
+	OnCommit func(ctx context.Context, call int) error // before the commit
+	OnRecord func(call int) error
+	OnRead   func(entity, key string) (activities.Row, error)
+	Reject   *saga.ErrorInfo // the business says no
+	commits  int
+	records  int
+	ledger   map[string]*activities.CommitResult
+	cancels  map[string]bool
+	recorded map[string]saga.Outcome
+	lsn      saga.LSN
+}
+
+// NewSystems returns systems without failures.
+func NewSystems() *Systems {
+	return &Systems{
+		Redis: &Sink{rows: map[string]saga.Document{}}, Elasticsearch: &Sink{rows: map[string]saga.Document{}},
+		Kafka:  &Stream{},
+		ledger: map[string]*activities.CommitResult{}, cancels: map[string]bool{}, recorded: map[string]saga.Outcome{},
+	}
+}
+
+// Activities returns the activities over the systems.
+func (s *Systems) Activities(hub *notify.Hub) *activities.Saga {
+	return activities.New(activities.Dependencies{
+		Catalog: Catalog(), Committer: s, Ledger: s, Rows: s, Notifier: hub,
+		Redis: redisSink{s.Redis}, Elasticsearch: s.Elasticsearch, Positions: s.Kafka,
+	})
+}
+
+// Commit keeps the write's rows under its saga id, once.
+func (s *Systems) Commit(ctx context.Context, r activities.CommitRequest) (*activities.CommitResult, error) {
+	s.mu.Lock()
+	s.commits++
+	call, hook := s.commits, s.OnCommit
+	s.mu.Unlock()
+	if hook != nil {
+		if err := hook(ctx, call); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := r.Write
+	if known, ok := s.ledger[w.SagaID]; ok {
+		if known.Content != w.Digest() {
+			return &activities.CommitResult{Status: saga.Failed, WorkflowID: known.WorkflowID, Error: &saga.ErrorInfo{
+				Code: saga.CodeSagaIDReused, Class: saga.Rejected, System: "postgres",
+				Message: fmt.Sprintf("saga id %q is in use with other content", w.SagaID),
+			}}, nil
+		}
+		return known, nil
+	}
+	result := s.commit(r)
+	s.ledger[w.SagaID] = result
+	return result, nil
+}
+
+func (s *Systems) commit(r activities.CommitRequest) *activities.CommitResult {
+	result := &activities.CommitResult{Status: saga.Committed, WorkflowID: r.WorkflowID, Content: r.Write.Digest()}
+	if s.cancels[r.Write.SagaID] {
+		result.Status = saga.Cancelled
+		return result
+	}
+	if s.Reject != nil {
+		result.Status, result.Error = saga.RejectedEnd, s.Reject
+		return result
+	}
+	s.lsn += 100
+	result.Version, _ = saga.NewVersion(1, s.lsn)
+	result.FlushLSN, result.Confirmed, result.CommittedAt = s.lsn+50, saga.ConfirmedLocally, time.Now()
+	for i := range r.Write.Mutations {
+		m := &r.Write.Mutations[i]
+		owned := saga.Owned{Entity: m.Entity, Key: saga.EncodeKey([]string{string(m.KeyColumns()["id"])})}
+		if m.Op != saga.Delete {
+			owned.ETag = fmt.Sprintf("1:%d", s.lsn)
+			owned.Row, _ = json.Marshal(m.Row)
+		}
+		result.Owned = append(result.Owned, owned)
+	}
+	return result
+}
+
+// Commits returns how often Commit was called.
+func (s *Systems) Commits() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.commits
+}
+
+// Cancel takes the saga's place in the ledger.
+func (s *Systems) Cancel(_ context.Context, w saga.Write, _, _ string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known, ok := s.ledger[w.SagaID]; ok {
+		return known.Status == saga.Committed, nil
+	}
+	s.cancels[w.SagaID] = true
+	return false, nil
+}
+
+// RecordOutcome keeps the outcome.
+func (s *Systems) RecordOutcome(_ context.Context, sagaID string, o saga.Outcome) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.records++
+	if s.OnRecord != nil {
+		if err := s.OnRecord(s.records); err != nil {
+			return err
+		}
+	}
+	s.recorded[sagaID] = o
+	return nil
+}
+
+// Recorded returns the outcome that was recorded.
+func (s *Systems) Recorded(sagaID string) (saga.Outcome, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, ok := s.recorded[sagaID]
+	return o, ok
+}
+
+// ReadRow asks OnRead; without it the row is absent.
+func (s *Systems) ReadRow(_ context.Context, e *saga.Entity, key string) (activities.Row, error) {
+	if s.OnRead == nil {
+		return activities.Row{}, nil
+	}
+	return s.OnRead(e.Name, key)
+}
+
+// Sink is a sink in memory.
+type Sink struct {
+	mu    sync.Mutex
+	Fail  func(ctx context.Context, call int) error
+	calls int
+	rows  map[string]saga.Document
+}
+
+// Calls returns how often the sink was called.
+func (s *Sink) Calls() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls
+}
+
+// Get returns what the sink holds.
+func (s *Sink) Get(entity, key string) (saga.Document, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	doc, ok := s.rows[entity+"/"+key]
+	return doc, ok
+}
+
+// Apply sets the documents that are newer.
+func (s *Sink) Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied, error) {
+	s.mu.Lock()
+	s.calls++
+	call, fail := s.calls, s.Fail
+	s.mu.Unlock()
+	if fail != nil {
+		if err := fail(ctx, call); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	applied := make([]saga.Applied, len(docs))
+	for i, doc := range docs {
+		at := doc.Entity + "/" + doc.Key
+		if doc.Version > s.rows[at].Version {
+			s.rows[at] = doc
+			applied[i].Changed = true
+		}
+	}
+	return applied, nil
+}
+
+type redisSink struct{ *Sink }
+
+func (s redisSink) Apply(ctx context.Context, docs []saga.Document, _ func(string) (ttl, tombstone time.Duration)) ([]saga.Applied, error) {
+	return s.Sink.Apply(ctx, docs)
+}
+
+// Stream is Kafka's stream in memory: it is always there unless it fails.
+type Stream struct {
+	mu    sync.Mutex
+	Fail  func(ctx context.Context, call int) error
+	calls int
+}
+
+// Wait returns at once.
+func (s *Stream) Wait(ctx context.Context, _ saga.LSN) error {
+	s.mu.Lock()
+	s.calls++
+	call, fail := s.calls, s.Fail
+	s.mu.Unlock()
+	if fail == nil {
+		return nil
+	}
+	return fail(ctx, call)
+}
+
+// Unavailable is what an adapter says of a system that is away.
+func Unavailable(system string) error {
+	return &saga.Error{
+		Class: saga.Unavailable, System: system, Code: saga.CodeUnavailable,
+		Message: system + " at 127.0.0.1 refuses connections: is it running?",
+	}
+}
+
+// Rejected is what an adapter says of a request that its system refuses.
+func Rejected(system string) error {
+	return &saga.Error{
+		Class: saga.Rejected, System: system, Code: saga.CodeRejected,
+		Message: system + " refuses the document: field title is a number",
+	}
+}
+
+// Until fails with the error up to that call.
+func Until(call int, err error) func(context.Context, int) error {
+	return func(_ context.Context, n int) error {
+		if n <= call {
+			return err
+		}
+		return nil
+	}
+}
+
+// Write returns an upsert of one product.
+func Write(sagaID string) saga.Write {
+	return saga.Write{SagaID: sagaID, Mutations: []saga.Mutation{{
+		Entity: "products", Op: saga.Upsert,
+		Row: saga.Columns{"id": json.RawMessage(`42`), "title": json.RawMessage(`"Lamp"`)},
+	}}}
+}

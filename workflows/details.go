@@ -1,0 +1,136 @@
+package workflows
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/capsaga/capsaga/internal/attribute"
+	"github.com/capsaga/capsaga/saga"
+)
+
+// settle derives the saga's status from its steps. When what blocks it changes,
+// operators have to find the saga by it, so the search attributes follow.
+func (s *story) settle(ctx workflow.Context) {
+	s.outcome.Status, s.outcome.Error = saga.Committed, nil
+	for _, t := range s.parkedSteps() {
+		s.outcome.Status = saga.Parked
+		if s.outcome.Error == nil {
+			s.outcome.Error = t.state.Error
+		}
+	}
+	s.describe(ctx)
+	if !slices.Equal(s.blocked, s.blockedOn()) {
+		if err := s.publish(ctx); err != nil {
+			workflow.GetLogger(ctx).Error("search attributes not set", "error", err)
+		}
+	}
+}
+
+func (s *story) blockedOn() []string {
+	var sinks []string
+	for _, t := range s.parkedSteps() {
+		sinks = append(sinks, string(t.sink))
+	}
+	return sinks
+}
+
+// publish sets the search attributes. Each call is an event in the history and a
+// write of Temporal's visibility, so a saga without trouble does it once.
+func (s *story) publish(ctx workflow.Context) error {
+	updates := []temporal.SearchAttributeUpdate{attribute.Status.ValueSet(string(s.outcome.Status))}
+	if keys := attribute.KeysOf(s.pivot.Owned); keys != nil {
+		updates = append(updates, attribute.Keys.ValueSet(keys))
+	}
+	blocked := s.blockedOn()
+	switch {
+	case len(blocked) > 0:
+		updates = append(updates, attribute.BlockedOn.ValueSet(blocked))
+	case len(s.blocked) > 0:
+		updates = append(updates, attribute.BlockedOn.ValueUnset())
+	}
+	switch {
+	case s.outcome.Error != nil:
+		updates = append(updates, attribute.ErrorClass.ValueSet(string(s.outcome.Error.Class)))
+	case len(s.blocked) > 0:
+		updates = append(updates, attribute.ErrorClass.ValueUnset())
+	}
+	s.blocked = blocked
+	return workflow.UpsertTypedSearchAttributes(ctx, updates...)
+}
+
+// describe renews the details that the Temporal UI shows.
+func (s *story) describe(ctx workflow.Context) {
+	workflow.SetCurrentDetails(ctx, Details(s.write.Summary(), &s.outcome))
+}
+
+// Details tells in Markdown where a saga stands: what it writes, each step, and
+// what to do when it is blocked.
+func Details(summary string, o *saga.Outcome) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "**%s%s**\n\n%s", plain(summary), destinations(o), o.Status)
+	if o.Version != 0 {
+		fmt.Fprintf(&b, " at version %s", o.Version)
+	}
+	if o.Confirmed != "" {
+		fmt.Fprintf(&b, ", confirmed: %s", o.Confirmed)
+	}
+	b.WriteString("\n\n| step | state | attempts | duration |\n|---|---|---|---|\n")
+	for _, step := range o.Steps {
+		took := time.Duration(step.Duration).Round(100 * time.Microsecond)
+		fmt.Fprintf(&b, "| %s | %s | %d | %s |\n", step.Name, step.State, step.Attempts, took)
+	}
+	for _, step := range o.Steps {
+		if step.Error != nil {
+			fmt.Fprintf(&b, "\n%s is %s: %s\n", step.Name, step.State, plain(step.Error.Message))
+		}
+	}
+	if o.Error != nil || o.Status == saga.Pending {
+		fmt.Fprintf(&b, "\nTo see all of it: `capsaga show %s`\n", plain(o.SagaID))
+	}
+	return b.String()
+}
+
+// destinations names the sinks, once the commit has told them.
+func destinations(o *saga.Outcome) string {
+	var sinks []string
+	for _, step := range o.Steps {
+		if step.Name != saga.StepCommit {
+			sinks = append(sinks, string(step.Name))
+		}
+	}
+	if sinks == nil {
+		return ""
+	}
+	return " → " + strings.Join(sinks, ", ")
+}
+
+// markup is what text from outside could bend the page with.
+var markup = strings.NewReplacer(
+	"\r", " ", "\n", " ", "`", "'", "|", "\\|", "*", "\\*", "_", "\\_", "<", "&lt;", ">", "&gt;", "[", "\\[", "]", "\\]",
+)
+
+// plain keeps text from outside from being read as Markdown or HTML.
+func plain(text string) string { return markup.Replace(text) }
+
+// maxSummaryBytes keeps a summary under Temporal's limit of 400 bytes, with its
+// JSON quoting.
+const maxSummaryBytes = 200
+
+// Summary shortens a text to what Temporal takes as a summary.
+func Summary(text string) string {
+	if len(text) <= maxSummaryBytes {
+		return text
+	}
+	const ellipsis = "…"
+	cut := maxSummaryBytes - len(ellipsis)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + ellipsis
+}
