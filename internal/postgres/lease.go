@@ -28,7 +28,7 @@ func (db *DB) AcquireStream(ctx context.Context, slot string, backendPID uint32,
 	lease := StreamLease{Epoch: epoch}
 	err = db.pool.QueryRow(ctx, `
 		INSERT INTO capsaga.stream AS s (slot, generation, holder)
-		SELECT $1, 1, $3 FROM pg_replication_slots WHERE slot_name = $1 AND active_pid = $2
+		SELECT $1::text, 1, $3::text FROM pg_replication_slots WHERE slot_name = $1::text AND active_pid = $2
 		ON CONFLICT (slot) DO UPDATE SET generation = s.generation + 1, holder = excluded.holder,
 		    started_at = clock_timestamp(), error = NULL, error_at = NULL
 		RETURNING generation`, slot, int64(backendPID), holder).Scan(&lease.Generation)
