@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -78,7 +79,7 @@ func (s *stack) installElasticsearch(ctx context.Context) error {
 	}
 	if findZstd() == "" && canInstallPackages() {
 		if err := s.installPackage(ctx, "libzstd1"); err != nil {
-			return err
+			s.report.line("%v; going on without libzstd", err)
 		}
 	}
 	target := s.launcherDir(java)
@@ -169,9 +170,10 @@ func (s *stack) prepareElasticsearch(context.Context) (command, error) {
 	}
 	return command{path: java.java(), dir: home, args: []string{
 		"-Xms256m", "-Xmx768m", "-XX:+UseG1GC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true",
-		"-XX:+AlwaysPreTouch", "-Dlog4j.shutdownHookEnabled=false", "-Dlog4j2.disable.jmx=true",
+		"-Dlog4j.shutdownHookEnabled=false", "-Dlog4j2.disable.jmx=true",
 		"--add-opens=java.base/java.io=ALL-UNNAMED",
-		"-Djava.io.tmpdir=" + s.path("tmp"), "-Djava.library.path=" + native, "-Djna.library.path=" + native,
+		"-Djava.io.tmpdir=" + s.path("tmp"), "-Djna.library.path=" + native, "-Des.nativelibs.path=" + native,
+		"-Dorg.elasticsearch.nativeaccess.enableVectorLibrary=false", // that library is not on Maven Central
 		"-cp", s.launcherDir(java) + string(os.PathListSeparator) + s.cache.classPath(jars), "Elasticsearch", home,
 	}}, nil
 }
@@ -203,12 +205,10 @@ func (s *stack) linkNetty4(modules string) error {
 	return writeFile(filepath.Join(dir, "plugin-descriptor.properties"), fmt.Appendf(nil, netty4Descriptor, version))
 }
 
-// linkZstd puts the system's libzstd where the node looks for its own.
+// linkZstd puts the system's libzstd, under the name that the node looks for,
+// into a folder that its Java, by JNA or from 21 on itself, is told to look in.
 func (s *stack) linkZstd(home string) (dir string, err error) {
-	arch := map[string]string{
-		"linux-amd64": "linux-x64", "linux-arm64": "linux-aarch64", "darwin-amd64": "darwin-x64", "darwin-arm64": "darwin-aarch64",
-	}[platform()]
-	dir = filepath.Join(home, "lib", "platform", arch)
+	dir = filepath.Join(home, "lib")
 	if err := makeDir(dir); err != nil {
 		return "", err
 	}
@@ -225,8 +225,10 @@ func (s *stack) linkZstd(home string) (dir string, err error) {
 }
 
 // probeElasticsearch waits until the node has a master and its indices are back.
+// An index that is red although nothing is being recovered stays so; it is its
+// owner's trouble and must not keep the server from being called up.
 func (s *stack) probeElasticsearch(ctx context.Context) error {
-	url := "http://" + s.address(elasticsearchPort) + "/_cluster/health?wait_for_status=yellow&timeout=4s"
+	url := "http://" + s.address(elasticsearchPort) + "/_cluster/health?wait_for_status=yellow&timeout=3s"
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -236,8 +238,19 @@ func (s *stack) probeElasticsearch(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("elasticsearch answered %s", response.Status)
+	if response.StatusCode == http.StatusOK {
+		return nil
 	}
-	return nil
+	var health struct {
+		Initializing int `json:"initializing_shards"`
+		Unassigned   int `json:"unassigned_shards"`
+		PendingTasks int `json:"number_of_pending_tasks"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&health); err != nil {
+		return fmt.Errorf("elasticsearch answered %s: %w", response.Status, err)
+	}
+	if response.StatusCode == http.StatusRequestTimeout && health.Unassigned > 0 && health.Initializing+health.PendingTasks == 0 {
+		return nil
+	}
+	return fmt.Errorf("elasticsearch answered %s", response.Status)
 }
