@@ -172,6 +172,27 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	return names, nil
 }
 
+// CheckSchema returns nil when the primary answers and has Capsaga's schema in
+// this build's state.
+func (db *DB) CheckSchema(ctx context.Context) error {
+	if err := db.Ping(ctx); err != nil {
+		return err
+	}
+	names, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return fmt.Errorf("read the embedded migrations: %w", err)
+	}
+	var done int
+	err = db.pool.QueryRow(ctx, "SELECT max(version_id) FROM "+versionTable).Scan(&done)
+	if state := sqlState(err); state == "42P01" || state == "3F000" || err == nil && done < len(names) {
+		return &saga.Error{
+			Class: saga.Unavailable, System: "postgres", Code: saga.CodeUnavailable,
+			Message: fmt.Sprintf("database %s lacks Capsaga's schema, or has an older one: run `capsaga catalog apply`", db.address()),
+		}
+	}
+	return classify("read the state of the migrations", err)
+}
+
 // notices collects what the server warned of on one connection.
 type notices struct{ warnings []*pgconn.Notice }
 

@@ -53,6 +53,10 @@ var states = []struct {
 	{"25006", saga.Unavailable, saga.CodeUnavailable}, // read-only: a standby, or just demoted
 	{"25P03", saga.Unavailable, saga.CodeUnavailable}, // idle in transaction too long
 	{"53", saga.Unavailable, saga.CodeUnavailable},    // disk full, out of memory, too many connections
+	{"28", saga.Unavailable, saga.CodeUnavailable},    // the worker's password or pg_hba.conf: no fault of the write
+	{"3D000", saga.Unavailable, saga.CodeUnavailable}, // no such database
+	{"3F000", saga.Unavailable, saga.CodeUnavailable}, // no such schema: Capsaga's own, as tables are looked up before
+	{"42P01", saga.Unavailable, saga.CodeUnavailable}, // no such table: likewise
 	{"55006", saga.Unavailable, saga.CodeUnavailable}, // object in use: a slot held by another
 	{"55P03", saga.Unavailable, saga.CodeUnavailable}, // lock not available
 	{"57", saga.Unavailable, saga.CodeUnavailable},    // shutdown, crash, cancel

@@ -42,7 +42,10 @@ func TestClassify(t *testing.T) {
 		{"23514", saga.Rejected, saga.CodeConstraintViolation},
 		{"42703", saga.Rejected, saga.CodeUnknownColumn},
 		{"42501", saga.Rejected, saga.CodeRejected},
-		{"28P01", saga.Rejected, saga.CodeRejected},
+		{"28P01", saga.Unavailable, saga.CodeUnavailable},
+		{"3D000", saga.Unavailable, saga.CodeUnavailable},
+		{"3F000", saga.Unavailable, saga.CodeUnavailable},
+		{"42P01", saga.Unavailable, saga.CodeUnavailable},
 		{"P0001", saga.Rejected, saga.CodeRejected}, // RAISE in a trigger
 	} {
 		var e *saga.Error
