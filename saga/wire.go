@@ -55,6 +55,13 @@ const (
 // WorkflowID returns the Temporal workflow id of a saga.
 func WorkflowID(sagaID string) string { return "saga/" + sagaID }
 
+// WaitInput is the argument of the updates committed and visible.
+type WaitInput struct {
+	// Content is the digest of the write that the caller means; another content
+	// under the same saga id is refused. Empty: whatever runs under the id.
+	Content string `json:"content,omitempty"`
+}
+
 // BeginMessage is the JSON content of the logical message that opens a saga's
 // transaction.
 type BeginMessage struct {

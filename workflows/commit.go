@@ -22,7 +22,11 @@ func (s *story) commit(ctx, detached workflow.Context) {
 	}
 	in := activities.CommitInput{Write: s.write}
 	var out activities.CommitOutput
-	err := workflow.ExecuteLocalActivity(quickly(detached, quickCommit), effects.Commit, in).Get(detached, &out)
+	quick := quickCommit
+	if s.write.Consistency == saga.CP {
+		quick = quickCommitCP
+	}
+	err := workflow.ExecuteLocalActivity(quickly(detached, quick), effects.Commit, in).Get(detached, &out)
 	attempts := 1
 	if err != nil {
 		s.retrying(detached, &s.outcome.Steps[0], failureOf(saga.StepCommit, err))
@@ -76,14 +80,16 @@ func (s *story) end(status saga.Status, e *saga.ErrorInfo) {
 // every answer to a caller.
 const (
 	quickCommit = 2 * time.Second
-	quickSink   = 500 * time.Millisecond
+	// quickCommitCP is longer than the commit's own wait for the synchronous
+	// replica, which would end as "confirmed locally" when cut short.
+	quickCommitCP = 12 * time.Second
+	quickSink     = 500 * time.Millisecond
 	// quickSinkAwaited holds while a caller waits for the commit: the answer
 	// leaves with the end of the workflow task, so sinks that hang hold it up for
 	// this long at most.
 	quickSinkAwaited = 150 * time.Millisecond
 
-	commitAttempt = 10 * time.Second
-	// commitAttemptCP leaves the synchronous replica its time.
+	commitAttempt   = 10 * time.Second
 	commitAttemptCP = 30 * time.Second
 	sinkAttempt     = 10 * time.Second
 )
@@ -107,6 +113,6 @@ func patience(attempt time.Duration, summary string) workflow.ActivityOptions {
 			BackoffCoefficient: 2,
 			MaximumInterval:    activities.MaxDelay,
 		},
-		Summary: Summary(summary),
+		Summary: saga.Brief(summary),
 	}
 }

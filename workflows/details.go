@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -117,20 +116,3 @@ var markup = strings.NewReplacer(
 
 // plain keeps text from outside from being read as Markdown or HTML.
 func plain(text string) string { return markup.Replace(text) }
-
-// maxSummaryBytes keeps a summary under Temporal's limit of 400 bytes, with its
-// JSON quoting.
-const maxSummaryBytes = 200
-
-// Summary shortens a text to what Temporal takes as a summary.
-func Summary(text string) string {
-	if len(text) <= maxSummaryBytes {
-		return text
-	}
-	const ellipsis = "…"
-	cut := maxSummaryBytes - len(ellipsis)
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + ellipsis
-}

@@ -9,12 +9,6 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// WaitInput is the argument of the updates committed and visible.
-type WaitInput struct {
-	// Content is the digest of the write that the caller means.
-	Content string `json:"content"`
-}
-
 // handle registers what the saga can be asked.
 func (s *story) handle(ctx workflow.Context) error {
 	err := workflow.SetQueryHandlerWithOptions(ctx, saga.QueryState, func() (saga.Outcome, error) {
@@ -39,24 +33,37 @@ func (s *story) update(ctx workflow.Context, name, description string, handler, 
 }
 
 // sameContent refuses a caller who uses the saga's id for another write.
-func (s *story) sameContent(in WaitInput) error {
-	if in.Content == s.outcome.Content {
+func (s *story) sameContent(in saga.WaitInput) error {
+	if in.Content == "" || in.Content == s.outcome.Content {
 		return nil
 	}
 	message := fmt.Sprintf("saga id %q is in use with other content: give each write its own id", s.write.SagaID)
 	return temporal.NewNonRetryableApplicationError(message, saga.CodeSagaIDReused, nil)
 }
 
-func (s *story) waitCommitted(ctx workflow.Context, _ WaitInput) (saga.Outcome, error) {
+func (s *story) waitCommitted(ctx workflow.Context, _ saga.WaitInput) (saga.Outcome, error) {
 	s.awaitingCommit++
 	err := workflow.Await(ctx, func() bool { return s.outcome.Status != saga.Pending })
 	s.awaitingCommit--
 	return s.outcome, err
 }
 
-func (s *story) waitVisible(ctx workflow.Context, _ WaitInput) (saga.Outcome, error) {
-	err := workflow.Await(ctx, func() bool { return s.outcome.Status.Final() || s.outcome.Status == saga.Parked })
+func (s *story) waitVisible(ctx workflow.Context, _ saga.WaitInput) (saga.Outcome, error) {
+	err := workflow.Await(ctx, func() bool {
+		return s.outcome.Status.Final() || s.outcome.Status == saga.Parked && !s.attemptingQuickly()
+	})
 	return s.outcome, err
+}
+
+// attemptingQuickly reports whether a step's first attempt is still under way,
+// which a caller who is told of a parked neighbour wants to know the end of.
+func (s *story) attemptingQuickly() bool {
+	for _, t := range s.steps {
+		if t.state.State == saga.StepRunning {
+			return true
+		}
+	}
+	return false
 }
 
 // mayRetry refuses what would have no effect.

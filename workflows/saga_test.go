@@ -202,7 +202,7 @@ func TestRejectedStepParksTheSaga(t *testing.T) {
 		return nil
 	}
 	w := activitytest.Write("order-1")
-	visible := s.ask(time.Hour, saga.UpdateVisible, workflows.WaitInput{Content: w.Digest()})
+	visible := s.ask(time.Hour, saga.UpdateVisible, saga.WaitInput{Content: w.Digest()})
 	first := s.ask(48*time.Hour, saga.UpdateRetry)
 	s.RegisterDelayedCallback(func() {
 		state := s.state()
@@ -244,7 +244,7 @@ func TestPolicyOnRejection(t *testing.T) {
 		s.systems.Elasticsearch.Fail = activitytest.Until(1, activitytest.Rejected("elasticsearch"))
 		w := activitytest.Write("order-1")
 		w.Policy.OnReject = saga.OnRejectCompensate
-		visible := s.ask(time.Hour, saga.UpdateVisible, workflows.WaitInput{Content: w.Digest()})
+		visible := s.ask(time.Hour, saga.UpdateVisible, saga.WaitInput{Content: w.Digest()})
 		s.ask(2*time.Hour, saga.UpdateRetry)
 		require.Equal(t, saga.Completed, s.play(w).Status)
 		require.Equal(t, saga.Parked, visible.outcome.Status)
@@ -265,7 +265,7 @@ func TestSinkThatStaysAwayParksAndComesBackByItself(t *testing.T) {
 	w := activitytest.Write("order-1")
 	early := s.ask(10*time.Second, saga.UpdateRetry)
 	// The test environment ends an activity after ten attempts.
-	visible := s.ask(11*time.Second, saga.UpdateVisible, workflows.WaitInput{Content: w.Digest()})
+	visible := s.ask(11*time.Second, saga.UpdateVisible, saga.WaitInput{Content: w.Digest()})
 	s.RegisterDelayedCallback(func() {
 		before := s.systems.Redis.Calls()
 		require.Equal(t, saga.Parked, s.state().Status)
@@ -312,10 +312,10 @@ func TestUpdatesRefuseOtherContent(t *testing.T) {
 	s.systems.OnCommit = activitytest.Until(8, activitytest.Unavailable("postgres"))
 	w, other := activitytest.Write("order-1"), activitytest.Write("order-1")
 	other.Mutations[0].Row["id"] = []byte("43")
-	same := s.ask(time.Second, saga.UpdateCommitted, workflows.WaitInput{Content: w.Digest()})
+	same := s.ask(time.Second, saga.UpdateCommitted, saga.WaitInput{Content: w.Digest()})
 	refused := map[string]*answer{
-		saga.UpdateCommitted: s.ask(time.Second, saga.UpdateCommitted, workflows.WaitInput{Content: other.Digest()}),
-		saga.UpdateVisible:   s.ask(time.Second, saga.UpdateVisible, workflows.WaitInput{Content: other.Digest()}),
+		saga.UpdateCommitted: s.ask(time.Second, saga.UpdateCommitted, saga.WaitInput{Content: other.Digest()}),
+		saga.UpdateVisible:   s.ask(time.Second, saga.UpdateVisible, saga.WaitInput{Content: other.Digest()}),
 	}
 	s.play(w)
 	require.NoError(t, same.err)
@@ -333,8 +333,8 @@ func TestCommittedIsAnsweredWhileASinkIsAway(t *testing.T) {
 	s := newStage(t)
 	s.systems.Redis.Fail = activitytest.Until(9, activitytest.Unavailable("redis"))
 	w := activitytest.Write("order-1")
-	committed := s.ask(0, saga.UpdateCommitted, workflows.WaitInput{Content: w.Digest()})
-	visible := s.ask(0, saga.UpdateVisible, workflows.WaitInput{Content: w.Digest()})
+	committed := s.ask(0, saga.UpdateCommitted, saga.WaitInput{Content: w.Digest()})
+	visible := s.ask(0, saga.UpdateVisible, saga.WaitInput{Content: w.Digest()})
 	began := s.Now()
 	s.play(w)
 	require.Equal(t, saga.Committed, committed.outcome.Status)
@@ -360,7 +360,7 @@ func TestOutcomeIsRecordedHoweverLongItTakes(t *testing.T) {
 	s := newStage(t)
 	s.systems.OnRecord = func(call int) error { return activitytest.Until(6, activitytest.Unavailable("postgres"))(nil, call) }
 	w := activitytest.Write("order-1")
-	visible := s.ask(time.Second, saga.UpdateVisible, workflows.WaitInput{Content: w.Digest()})
+	visible := s.ask(time.Second, saga.UpdateVisible, saga.WaitInput{Content: w.Digest()})
 	o := s.play(w)
 	recorded, ok := s.systems.Recorded("order-1")
 	require.True(t, ok)

@@ -1,0 +1,249 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	sdkclient "go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/capsaga/capsaga/internal/attribute"
+	"github.com/capsaga/capsaga/saga"
+)
+
+// Level is what a caller waits for.
+type Level string
+
+// The levels.
+const (
+	// WaitCommitted: PostgreSQL has committed the write, or refused it.
+	WaitCommitted Level = saga.UpdateCommitted
+	// WaitVisible: all sinks have the write as well; or the saga has parked, which
+	// its outcome's status says.
+	WaitVisible Level = saga.UpdateVisible
+)
+
+// reached reports whether an outcome ends the wait.
+func (l Level) reached(o *saga.Outcome) bool {
+	if o.Status.Final() || o.Status == saga.Parked {
+		return true
+	}
+	return l == WaitCommitted && o.Status != saga.Pending
+}
+
+// Notifier tells of the outcomes of sagas that run in this process.
+type Notifier interface {
+	Subscribe(sagaID string) (outcomes <-chan saga.Outcome, cancel func())
+}
+
+// Options are what a Client works with.
+type Options struct {
+	// Temporal is the connection, which stays the caller's to close. Its data
+	// converter must be JSON, the SDK's default.
+	Temporal sdkclient.Client
+	// Prefix is that of the workers that run the sagas; default saga.DefaultPrefix.
+	Prefix saga.Prefix
+	// Notifier is that of the worker in the same process, which must use the same
+	// Temporal connection; nil when the workers are elsewhere.
+	Notifier Notifier
+}
+
+// notificationGrace is how long an embedded client waits for a notification
+// before it asks Temporal: another worker may run the saga.
+const notificationGrace = 200 * time.Millisecond
+
+// Client writes sagas and waits for them. It is safe for concurrent use.
+type Client struct {
+	temporal sdkclient.Client
+	prefix   saga.Prefix
+	notifier Notifier
+}
+
+// New returns a client.
+func New(o Options) (*Client, error) {
+	if o.Temporal == nil {
+		return nil, fmt.Errorf("new client: Options.Temporal is missing")
+	}
+	prefix, err := saga.ParsePrefix(string(o.Prefix))
+	if err != nil {
+		return nil, fmt.Errorf("new client: Options.Prefix: %w", err)
+	}
+	return &Client{temporal: o.Temporal, prefix: prefix, notifier: o.Notifier}, nil
+}
+
+// Write starts a saga and waits until it has come to the level. The outcome says
+// how it went: a rejected write is an answer and not an error, and so is a parked
+// one. An error is a *saga.Error; unless its class is rejected, the saga may have
+// started, and the same call may be made again.
+func (c *Client) Write(ctx context.Context, w saga.Write, level Level) (saga.Outcome, error) {
+	digest, err := check(&w)
+	if err != nil {
+		return saga.Outcome{}, err
+	}
+	if c.notifier != nil {
+		return c.writeHere(ctx, w, digest, level)
+	}
+	start := c.temporal.NewWithStartWorkflowOperation(c.start(&w), saga.WorkflowSaga, w)
+	handle, err := c.temporal.UpdateWithStartWorkflow(ctx, sdkclient.UpdateWithStartWorkflowOptions{
+		StartWorkflowOperation: start,
+		UpdateOptions:          wait(w.SagaID, level, digest),
+	})
+	return c.answer(ctx, w.SagaID, digest, handle, err)
+}
+
+// writeHere starts a saga in this process.
+func (c *Client) writeHere(ctx context.Context, w saga.Write, digest string, level Level) (saga.Outcome, error) {
+	outcomes, cancel := c.notifier.Subscribe(w.SagaID)
+	defer cancel()
+	options := c.start(&w)
+	options.EnableEagerStart = true
+	if _, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w); err != nil {
+		return c.answer(ctx, w.SagaID, digest, nil, err)
+	}
+	grace := time.NewTimer(notificationGrace)
+	defer grace.Stop()
+	for {
+		select {
+		case o := <-outcomes:
+			if o.Content == digest && level.reached(&o) {
+				return settled(o, digest)
+			}
+			if o.Content != digest {
+				return saga.Outcome{}, reused(w.SagaID)
+			}
+		case <-grace.C:
+			return c.wait(ctx, w.SagaID, digest, level)
+		case <-ctx.Done():
+			return saga.Outcome{}, c.unfinished(w.SagaID, ctx.Err())
+		}
+	}
+}
+
+// Start starts a saga and does not wait for it.
+func (c *Client) Start(ctx context.Context, w saga.Write) error {
+	digest, err := check(&w)
+	if err != nil {
+		return err
+	}
+	options := c.start(&w)
+	// Only a refused start tells that the id is in use, maybe for other content.
+	options.WorkflowIDConflictPolicy = enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL
+	_, err = c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w)
+	if alreadyStarted(err) {
+		o, err := c.Status(ctx, w.SagaID)
+		if err == nil {
+			_, err = settled(o, digest)
+		}
+		return err
+	}
+	if err != nil {
+		return c.failed(ctx, w.SagaID, err)
+	}
+	return nil
+}
+
+// Wait waits until a saga that was started before has come to the level.
+func (c *Client) Wait(ctx context.Context, sagaID string, level Level) (saga.Outcome, error) {
+	return c.wait(ctx, sagaID, "", level)
+}
+
+func (c *Client) wait(ctx context.Context, sagaID, digest string, level Level) (saga.Outcome, error) {
+	handle, err := c.temporal.UpdateWorkflow(ctx, wait(sagaID, level, digest))
+	return c.answer(ctx, sagaID, digest, handle, err)
+}
+
+// Status returns where a saga stands.
+func (c *Client) Status(ctx context.Context, sagaID string) (saga.Outcome, error) {
+	id := saga.WorkflowID(sagaID)
+	description, err := c.temporal.DescribeWorkflowExecution(ctx, id, "")
+	if err != nil {
+		return saga.Outcome{}, c.failed(ctx, sagaID, err)
+	}
+	// A closed workflow answers without a worker.
+	if description.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		return c.result(ctx, sagaID, "")
+	}
+	value, err := c.temporal.QueryWorkflow(ctx, id, "", saga.QueryState)
+	if err != nil {
+		return saga.Outcome{}, c.failed(ctx, sagaID, err)
+	}
+	var o saga.Outcome
+	if err := value.Get(&o); err != nil {
+		return saga.Outcome{}, c.failed(ctx, sagaID, err)
+	}
+	return o, nil
+}
+
+// answer reads an update's answer. A saga that had finished before the update
+// came is answered by its result.
+func (c *Client) answer(ctx context.Context, sagaID, digest string, handle sdkclient.WorkflowUpdateHandle, err error) (saga.Outcome, error) {
+	var o saga.Outcome
+	if err == nil {
+		err = handle.Get(ctx, &o)
+	}
+	if err == nil {
+		return settled(o, digest)
+	}
+	if closedBefore(err) {
+		return c.result(ctx, sagaID, digest)
+	}
+	return saga.Outcome{}, c.failed(ctx, sagaID, err)
+}
+
+// result waits for the workflow's end and returns the outcome that it ended with.
+func (c *Client) result(ctx context.Context, sagaID, digest string) (saga.Outcome, error) {
+	var o saga.Outcome
+	if err := c.temporal.GetWorkflow(ctx, saga.WorkflowID(sagaID), "").Get(ctx, &o); err != nil {
+		return saga.Outcome{}, c.failed(ctx, sagaID, err)
+	}
+	return settled(o, digest)
+}
+
+// settled returns the outcome if it is that of the caller's content.
+func settled(o saga.Outcome, digest string) (saga.Outcome, error) {
+	other := digest != "" && o.Content != digest
+	if other || o.Error != nil && o.Error.Code == saga.CodeSagaIDReused {
+		return saga.Outcome{}, reused(o.SagaID)
+	}
+	return o, nil
+}
+
+// check refuses what no worker would take, and returns the content's digest.
+func check(w *saga.Write) (digest string, err error) {
+	if err := w.Validate(); err != nil {
+		return "", err
+	}
+	encoded, err := json.Marshal(w)
+	if err != nil {
+		return "", invalid("saga %s: a column's value is not JSON: %s", w.SagaID, err)
+	}
+	if len(encoded) > saga.MaxWriteBytes {
+		return "", invalid("saga %s has %d bytes: at most %d are allowed; split it into several sagas", w.SagaID, len(encoded), saga.MaxWriteBytes)
+	}
+	return w.Digest(), nil
+}
+
+func (c *Client) start(w *saga.Write) sdkclient.StartWorkflowOptions {
+	return sdkclient.StartWorkflowOptions{
+		ID:        saga.WorkflowID(w.SagaID),
+		TaskQueue: c.prefix.TaskQueue(),
+		// One id is one saga: join it while it runs, read its result afterwards.
+		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+		WorkflowExecutionErrorWhenAlreadyStarted: true,
+		TypedSearchAttributes:                    temporal.NewSearchAttributes(attribute.Start(w)...),
+		StaticSummary:                            saga.Brief(w.Summary()),
+	}
+}
+
+func wait(sagaID string, level Level, digest string) sdkclient.UpdateWorkflowOptions {
+	return sdkclient.UpdateWorkflowOptions{
+		WorkflowID:   saga.WorkflowID(sagaID),
+		UpdateName:   string(level),
+		Args:         []any{saga.WaitInput{Content: digest}},
+		WaitForStage: sdkclient.WorkflowUpdateStageCompleted,
+	}
+}

@@ -1,0 +1,20 @@
+package saga
+
+import "unicode/utf8"
+
+// maxBriefBytes keeps a line under Temporal's limit of 400 bytes for a summary,
+// with its JSON quoting.
+const maxBriefBytes = 200
+
+// Brief shortens a text to what Temporal takes as a summary.
+func Brief(text string) string {
+	if len(text) <= maxBriefBytes {
+		return text
+	}
+	const ellipsis = "…"
+	cut := maxBriefBytes - len(ellipsis)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + ellipsis
+}
