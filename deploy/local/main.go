@@ -44,6 +44,8 @@ func rootCommand() *cobra.Command {
 		Short:         "Run PostgreSQL, Redis, Kafka, Elasticsearch and Temporal on this machine, without containers",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          usage(cobra.NoArgs),
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().StringVar(&flags.dir, "dir", "", "the instance's `folder` (default .capsaga/local of the checkout)")
 	root.PersistentFlags().IntVar(&flags.portBase, "port-base", 0, "`number` that all ports are counted from (default the instance's last, else 15000)")

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/ulikunitz/xz"
@@ -55,10 +56,12 @@ track_commit_timestamp = on
 `
 
 // replicaConf makes the replica follow; the dbname and sync_replication_slots
-// let it keep copies of logical slots that were made with failover = true.
+// let it keep copies of logical slots that were made with failover = true. It
+// looks often for a primary that was away, as fault tests wait for it.
 const replicaConf = `primary_conninfo = 'host=127.0.0.1 port=%d user=capsaga dbname=capsaga application_name=%s'
 primary_slot_name = '%s'
 sync_replication_slots = on
+wal_retrieve_retry_interval = 200ms
 `
 
 func (s *stack) postgres() *server {
@@ -84,12 +87,25 @@ func (s *stack) replica() *server {
 		sets:    []string{"postgres-" + platform()},
 		install: s.installPostgres,
 		prepare: s.prepareReplica,
-		probe: func(ctx context.Context) error {
-			_, err := s.query(ctx, replicaPort, "SELECT 1")
-			return err
-		},
-		stop: syscall.SIGINT,
+		probe:   s.probeReplica,
+		stop:    syscall.SIGINT,
 	}
+}
+
+// probeReplica also waits until the replica follows, where there is a primary to
+// follow: before, a commit that waits for the replica would hang.
+func (s *stack) probeReplica(ctx context.Context) error {
+	answer, err := s.query(ctx, replicaPort,
+		"SELECT NOT pg_is_in_recovery() OR EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')")
+	if err != nil || answer.rows[0][0] == "t" {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if _, err := s.query(ctx, postgresPort, "SELECT 1"); err == nil {
+		return errors.New("the replica does not stream from the primary yet")
+	}
+	return nil
 }
 
 func (s *stack) postgresURL(offset int) string {

@@ -42,8 +42,18 @@ export CAPSAGA_TEMPORAL_UI_URL='http://127.0.0.1:17234'
 `, output.String())
 }
 
+// passableDir is a folder that root's servers may use as it is; t.TempDir is not.
+func passableDir(t *testing.T) string {
+	t.Helper()
+	root, err := os.MkdirTemp("/tmp", "capsaga")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	require.NoError(t, os.Chmod(root, 0o755)) //nolint:gosec // as the function's purpose is
+	return filepath.Join(root, "checkout", ".capsaga", "local")
+}
+
 func TestPortBaseIsRemembered(t *testing.T) {
-	dir := t.TempDir()
+	dir := passableDir(t)
 	s, err := openStack(dir, 0)
 	require.NoError(t, err)
 	assert.Equal(t, defaultPortBase, s.portBase)
@@ -68,11 +78,8 @@ func TestPortBaseIsRemembered(t *testing.T) {
 
 func TestReachableDir(t *testing.T) {
 	servers := &account{name: "nobody"}
-	root, err := os.MkdirTemp("/tmp", "capsaga")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(root) })
-	dir := filepath.Join(root, "checkout", ".capsaga", "local")
-
+	dir := passableDir(t)
+	root := filepath.Dir(filepath.Dir(filepath.Dir(dir)))
 	require.NoError(t, os.Chmod(root, 0o700)) //nolint:gosec // the case under test
 	moved, err := reachableDir(dir, servers)
 	require.NoError(t, err)
@@ -96,7 +103,11 @@ func TestUnknownServerIsUsageError(t *testing.T) {
 	err := command.Execute()
 	var usage usageError
 	require.ErrorAs(t, err, &usage)
-	assert.ErrorContains(t, err, "postgres, replica, redis")
+	require.ErrorContains(t, err, "postgres, replica, redis")
+
+	command = rootCommand()
+	command.SetArgs([]string{"kil"})
+	require.ErrorAs(t, command.Execute(), &usage)
 }
 
 func TestParseJava(t *testing.T) {
