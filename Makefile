@@ -1,0 +1,68 @@
+# The commands are listed by "make" alone. All need Go; the stack needs a JDK too.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := $(CURDIR)/bin
+TOOLS := $(BIN)/tools
+
+# Go stamps the revision into the programs where git can tell it. A checkout that
+# git does not trust, as another user's, builds without.
+BUILDVCS := $(shell git status --short >/dev/null 2>&1 && echo auto || echo false)
+GOBUILD := go build -trimpath -buildvcs=$(BUILDVCS)
+
+# Packages whose tests need no server: they run under the race detector, too,
+# where there is a C compiler. The others' time is the servers', and they run once.
+PURE := ./saga/... ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/notify/...
+CGO := $(shell go env CGO_ENABLED)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/capsaga, bin/capsaga-worker and bin/capsaga-local
+	$(GOBUILD) -o $(BIN)/capsaga ./starter
+	$(GOBUILD) -o $(BIN)/capsaga-worker ./worker/capsaga-worker
+	$(GOBUILD) -o $(BIN)/capsaga-local ./deploy/local
+
+.PHONY: demo
+demo: build ## Start the local stack, write the demo's films and follow one write through it
+	go run -buildvcs=false ./deploy/demo
+
+.PHONY: down
+down: ## Stop the demo's stack; its data stays
+	$(GOBUILD) -o $(BIN)/capsaga-local ./deploy/local
+	$(BIN)/capsaga-local down
+
+.PHONY: test
+test: build ## Run all tests on a stack of their own
+ifeq ($(CGO),1)
+	go test -race -count=1 $(PURE)
+else
+	@echo "no C compiler: the race detector is left out"
+endif
+	.ci/with-stack go test -p 1 -count=1 -timeout 30m ./...
+
+.PHONY: bench
+bench: build ## Measure: the benchmarks of all packages, on the tests' stack
+	@echo "Benchmarks on $$(nproc) cores, $$(go env GOOS)/$$(go env GOARCH), $$(go env GOVERSION), revision $$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+	.ci/with-stack go test -p 1 -run '^$$' -bench . -benchmem -timeout 60m ./...
+
+.PHONY: lint
+lint: tools ## Check style, mistakes, determinism of the workflows and the layout's imports
+	$(TOOLS)/golangci-lint run ./...
+	go vet ./...
+	$(TOOLS)/workflowcheck -config workflows/workflowcheck.yaml ./workflows/...
+	.ci/imports
+
+.PHONY: tools
+tools:
+	@[[ -x $(TOOLS)/golangci-lint ]] || echo "building the linters; the first time takes some minutes"
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) GOFLAGS= go -C tools install tool
+
+.PHONY: clean
+clean: ## Delete what was built; the stack's data stays
+	rm -rf $(BIN)
