@@ -11,6 +11,9 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
+// Classify is for packages that have queries of their own on the pool.
+func Classify(action string, err error) error { return classify(action, err) }
+
 // classify turns a driver's error into a *saga.Error: by SQLSTATE where the
 // server answered, else as unavailable. An error that is one already passes.
 //
