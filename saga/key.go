@@ -6,6 +6,22 @@ import (
 	"strings"
 )
 
+// MaxDocumentKeyBytes is the longest KEYENC that can be an Elasticsearch id.
+const MaxDocumentKeyBytes = 512
+
+// CheckDocumentKey returns a rejected *Error for a key (KEYENC) that cannot be an
+// Elasticsearch id.
+func CheckDocumentKey(entity, key string) error {
+	if len(key) <= MaxDocumentKeyBytes {
+		return nil
+	}
+	return &Error{
+		Class: Rejected, System: string(Elasticsearch), Code: CodeInvalidValue,
+		Message: fmt.Sprintf("the key %.40s… of %s has %d bytes in its encoded form, and a document's id at most %d: shorten the key, or take elasticsearch from the entity's sinks",
+			key, entity, len(key), MaxDocumentKeyBytes),
+	}
+}
+
 // emptyKey stands for a key whose only column is the empty string, because an
 // Elasticsearch id cannot be empty. No PostgreSQL text holds a NUL, so no other
 // key encodes to it.

@@ -136,13 +136,13 @@ func (w *Worker) connect(ctx context.Context) error {
 	if w.redis, err = redis.Open(s.RedisURL, s.Prefix); err != nil {
 		return err
 	}
-	if w.db, err = postgres.Open(ctx, s.PostgresURL, postgres.WithMark(w.redis)); err != nil {
-		return err
-	}
 	if w.kafka, err = kafka.Open(s.Kafka); err != nil {
 		return err
 	}
 	if w.elastic, err = elastic.Open(s.Elasticsearch, s.Prefix); err != nil {
+		return err
+	}
+	if w.db, err = postgres.Open(ctx, s.PostgresURL, postgres.WithMarks(w.redis, w.elastic)); err != nil {
 		return err
 	}
 	if w.temporal, err = w.dialTemporal(); err != nil {

@@ -11,23 +11,9 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// MaxIDBytes is the longest KEYENC that can be a document's id.
-const MaxIDBytes = 512
-
 // maxBulkBytes bounds one request. Elasticsearch takes 100 MB and works best
 // with a tenth of that.
 const maxBulkBytes = 8 << 20
-
-// CheckKey reports whether a key (KEYENC) can be a document's id; the error is a
-// rejected *saga.Error.
-func CheckKey(entity, key string) error {
-	if len(key) <= MaxIDBytes {
-		return nil
-	}
-	return rejected(saga.CodeInvalidValue, fmt.Sprintf(
-		"the key %.40s… of %s has %d bytes in its encoded form, and a document's id at most %d: shorten the key, or take elasticsearch from the entity's sinks",
-		key, entity, len(key), MaxIDBytes))
-}
 
 // operation is one document's lines in the body of a bulk request.
 type operation struct {
@@ -160,7 +146,7 @@ func (s *Store) writeLines(ctx context.Context, body *bytes.Buffer, doc saga.Doc
 	if doc.Version <= 0 {
 		return rejected(saga.CodeRejected, s.describe(doc)+": it has no version")
 	}
-	if err := CheckKey(doc.Entity, doc.Key); err != nil {
+	if err := saga.CheckDocumentKey(doc.Entity, doc.Key); err != nil {
 		return err
 	}
 	verb := "index"

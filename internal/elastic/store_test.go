@@ -105,7 +105,7 @@ func TestRejectedRowNamesTheFieldAndSparesItsNeighbours(t *testing.T) {
 	t.Parallel()
 	b := open(t)
 	b.entity(t, "products", `{"dynamic": "strict", "properties": {"price": {"type": "long"}, "made": {"type": "object", "properties": {"on": {"type": "date"}}}}}`, oneCopy)
-	long := strings.Repeat("k", elastic.MaxIDBytes+1)
+	long := strings.Repeat("k", saga.MaxDocumentKeyBytes+1)
 	docs := []saga.Document{
 		document("products", "1", version, `{"price":1}`),
 		document("products", "2", version, `{"price":"cheap"}`),
@@ -386,4 +386,19 @@ func TestPingNeedsNoClusterPrivilege(t *testing.T) {
 	require.NoError(t, fake(t, status(http.StatusForbidden, `{"error":{"type":"security_exception"}}`)).Ping(t.Context()))
 	err := fake(t, status(http.StatusUnauthorized, `{"error":{"type":"security_exception"}}`)).Ping(t.Context())
 	assert.Equal(t, saga.Rejected, saga.ClassOf(err))
+}
+
+func TestMark(t *testing.T) {
+	b := open(t)
+	t.Cleanup(func() { b.do(t, http.MethodDelete, "/"+b.prefix.Alias("_marks"), "") })
+	_, found, err := b.Mark(t.Context(), "epoch")
+	require.NoError(t, err)
+	assert.False(t, found)
+	for _, value := range []string{`{"epoch":1}`, `{"epoch":2}`} {
+		require.NoError(t, b.SetMark(t.Context(), "epoch", value))
+		got, found, err := b.Mark(t.Context(), "epoch")
+		require.NoError(t, err)
+		assert.True(t, found)
+		assert.Equal(t, value, got)
+	}
 }

@@ -339,7 +339,13 @@ func (c *commit) mutate(ctx context.Context) error {
 			before = json.RawMessage(*reads[i].row)
 		}
 		c.before = append(c.before, before)
-		c.own(p.entity.Name, saga.EncodeKey(keys[i]))
+		key := saga.EncodeKey(keys[i])
+		if p.entity.Elasticsearch != nil {
+			if err := saga.CheckDocumentKey(p.entity.Name, key); err != nil {
+				return err
+			}
+		}
+		c.own(p.entity.Name, key)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -386,4 +387,17 @@ func TestCancel(t *testing.T) {
 	committed, err = f.Cancel(t.Context(), f.request(late).Write, "saga/b", "run")
 	require.NoError(t, err)
 	assert.True(t, committed)
+}
+
+func TestKeyTooLongForElasticsearch(t *testing.T) {
+	f := setup(t)
+	f.exec("CREATE TABLE named (name text PRIMARY KEY)")
+	f.entity("named", "public.named", "name")
+	line := fmt.Sprintf(`{"saga_id":"%%s","mutations":[{"entity":"named","op":"insert","row":{"name":%q}}]}`, strings.Repeat("x", saga.MaxDocumentKeyBytes+1))
+	f.catalog.Entities["named"].Elasticsearch = &saga.ElasticsearchSink{}
+	r := f.commit(fmt.Sprintf(line, "a"))
+	assert.Equal(t, saga.RejectedEnd, r.Status)
+	assert.Equal(t, saga.CodeInvalidValue, r.Error.Code)
+	f.catalog.Entities["named"].Elasticsearch = nil
+	f.committed(fmt.Sprintf(line, "b"))
 }

@@ -29,7 +29,7 @@ type Querier interface {
 // DB is a pool of connections to the primary.
 type DB struct {
 	pool               *pgxpool.Pool
-	mark               Mark
+	marks              []Mark
 	replicationTimeout time.Duration
 
 	mu     sync.Mutex
@@ -54,9 +54,9 @@ const DefaultReplicationTimeout = 10 * time.Second
 // Option changes how a DB is opened.
 type Option func(*DB)
 
-// WithMark keeps the high-water mark of the WAL outside PostgreSQL, by which a
-// restored disk snapshot is told.
-func WithMark(m Mark) Option { return func(db *DB) { db.mark = m } }
+// WithMarks keeps the high-water mark of the WAL outside PostgreSQL, by which a
+// restored disk snapshot is told. One of several stores may be away.
+func WithMarks(marks ...Mark) Option { return func(db *DB) { db.marks = marks } }
 
 // WithReplicationTimeout replaces DefaultReplicationTimeout.
 func WithReplicationTimeout(d time.Duration) Option {

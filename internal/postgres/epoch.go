@@ -134,29 +134,44 @@ func raiseEpoch(ctx context.Context, tx pgx.Tx, mark highWater) (knownEpoch, err
 	return now, err
 }
 
-// readMark returns the mark; zero when none was written yet. A store that does
-// not answer is an error: without the mark a restored snapshot cannot be told,
-// and versions that fall behind the sinks' would be lost updates.
+// readMark returns the highest of the marks; zero when none was written yet. A
+// store that has none does not speak for one that is away: then the mark is not
+// known, and without it a restored snapshot cannot be told, and versions that
+// fall behind the sinks' would be lost updates.
 func (db *DB) readMark(ctx context.Context) (highWater, error) {
-	var mark highWater
-	if db.mark == nil {
-		return mark, nil
+	var highest highWater
+	var away []error
+	for _, store := range db.marks {
+		value, found, err := store.Mark(ctx, markName)
+		switch {
+		case err != nil:
+			away = append(away, err)
+		case found:
+			var mark highWater
+			if err := json.Unmarshal([]byte(value), &mark); err != nil {
+				return highest, fmt.Errorf("the high-water mark %q: %w", value, err)
+			}
+			highest = highest.max(mark)
+		}
 	}
-	value, found, err := db.mark.Mark(ctx, markName)
-	if err != nil || !found {
-		return mark, err
+	if highest == (highWater{}) && len(away) > 0 {
+		return highest, fmt.Errorf("the high-water mark of the WAL is not known: %w", errors.Join(away...))
 	}
-	if err := json.Unmarshal([]byte(value), &mark); err != nil {
-		return mark, fmt.Errorf("the high-water mark %q: %w", value, err)
-	}
-	return mark, nil
+	return highest, nil
 }
 
-// AdvanceMark writes the WAL's current position to the mark. Workers call it
-// every second or so: a snapshot restored to less than that ago is not told by
-// it.
+func (m highWater) max(other highWater) highWater {
+	if other.Epoch > m.Epoch || other.Epoch == m.Epoch && other.LSN > m.LSN {
+		return other
+	}
+	return m
+}
+
+// AdvanceMark writes the WAL's current position to every store of the mark, of
+// which one has to take it. Workers call it every second or so: a snapshot
+// restored to less than that ago is not told by it.
 func (db *DB) AdvanceMark(ctx context.Context) error {
-	if db.mark == nil {
+	if len(db.marks) == 0 {
 		return nil
 	}
 	epoch, err := db.Epoch(ctx)
@@ -175,7 +190,16 @@ func (db *DB) AdvanceMark(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return db.mark.SetMark(ctx, markName, string(value))
+	var away []error
+	for _, store := range db.marks {
+		if err := store.SetMark(ctx, markName, string(value)); err != nil {
+			away = append(away, err)
+		}
+	}
+	if len(away) < len(db.marks) {
+		return nil
+	}
+	return errors.Join(away...)
 }
 
 // Epochs tells the epoch of any position of this database's WAL.
