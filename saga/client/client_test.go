@@ -50,13 +50,19 @@ func (quiet) Info(string, ...any)  {}
 func (quiet) Warn(string, ...any)  {}
 func (quiet) Error(string, ...any) {}
 
-var once sync.Once
+var addOnce sync.Once
+
+// attributes adds the search attributes once in a run.
+func attributes(c sdkclient.Client) (err error) {
+	addOnce.Do(func() { err = addAttributes(c) })
+	return err
+}
 
 func newScene(t testing.TB) *scene {
 	t.Helper()
 	stack := stacktest.New(t)
 	s := &scene{systems: activitytest.NewSystems(), prefix: stack.Prefix, temporal: dial(t, stack.TemporalAddress)}
-	once.Do(func() { ensureAttributes(t, s.temporal) })
+	require.NoError(t, attributes(s.temporal))
 	hub := notify.NewHub()
 	w := worker.New(s.temporal, s.prefix.TaskQueue(), worker.Options{})
 	workflows.Register(w)

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"context"
 	"maps"
 	"testing"
 	"time"
@@ -29,13 +30,15 @@ func (s *scene) details(t testing.TB, sagaID string) string {
 	return metadata.GetCurrentDetails()
 }
 
-// ensureAttributes makes the namespace know the sagas' search attributes, as
+// addAttributes makes the namespace know the sagas' search attributes, as
 // `capsaga catalog apply` does.
-func ensureAttributes(t testing.TB, c sdkclient.Client) {
-	t.Helper()
-	ctx := within(t, 20*time.Second)
+func addAttributes(c sdkclient.Client) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
 	listed, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: "default"})
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	missing := map[string]enumspb.IndexedValueType{
 		saga.AttributeStatus:     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
 		saga.AttributeErrorClass: enumspb.INDEXED_VALUE_TYPE_KEYWORD,
@@ -48,8 +51,8 @@ func ensureAttributes(t testing.TB, c sdkclient.Client) {
 		return known
 	})
 	if len(missing) == 0 {
-		return
+		return nil
 	}
 	_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: "default", SearchAttributes: missing})
-	require.NoError(t, err)
+	return err
 }
