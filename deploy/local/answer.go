@@ -201,7 +201,7 @@ func logsCommand(flags *instanceFlags) *cobra.Command {
 			if shown == 0 {
 				return fmt.Errorf("no logs in %s: nothing was started there", s.path("logs"))
 			}
-			show := exec.CommandContext(cmd.Context(), "tail", args...)
+			show := exec.CommandContext(cmd.Context(), "tail", args...) //nolint:gosec // the names of our own log files
 			show.Stdout, show.Stderr = cmd.OutOrStdout(), os.Stderr
 			if err := show.Run(); err != nil && cmd.Context().Err() == nil {
 				return fmt.Errorf("tail: %w", err)

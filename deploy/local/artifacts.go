@@ -339,7 +339,7 @@ func needDisk(dir string, bytes int64, what string) error {
 	if err := unix.Statfs(dir, &stat); err != nil {
 		return fmt.Errorf("look at the free space of %s: %w", dir, err)
 	}
-	free := int64(stat.Bavail) * int64(stat.Bsize) //nolint:gosec,unconvert // field types differ by platform; sizes are far below 2^63
+	free := int64(stat.Bavail) * int64(stat.Bsize) //nolint:unconvert // field types differ by platform; sizes are far below 2^63
 	if free >= bytes {
 		return nil
 	}

@@ -91,7 +91,7 @@ func reachableDir(dir string, servers *account) (string, error) {
 	}
 	sum := sha256.Sum256([]byte(dir))
 	name := filepath.Base(filepath.Dir(filepath.Dir(dir))) + "-" + filepath.Base(dir) + "-" + hex.EncodeToString(sum[:4])
-	return filepath.Join("/var/lib/capsaga", strings.TrimLeft(name, "/.")), nil
+	return "/var/lib/capsaga/" + strings.TrimLeft(name, "/."), nil
 }
 
 // reachable tells whether any user may pass through every folder above dir that

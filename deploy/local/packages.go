@@ -18,7 +18,7 @@ func (s *stack) installPackage(ctx context.Context, names ...string) error {
 	s.packages.Lock() // servers are installed side by side, apt-get is not
 	defer s.packages.Unlock()
 	apt := func(args ...string) error {
-		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "DPkg::Lock::Timeout=120"}, args...)...)
+		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "DPkg::Lock::Timeout=120"}, args...)...) //nolint:gosec // the packages that servers name
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if output, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("apt-get %v: %w\n%s", args, err, lastLines(string(output), 10))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -151,22 +152,20 @@ func unpackPostgres(jar, dir string) error {
 		return err
 	}
 	defer func() { _ = files.Close() }()
-	for _, file := range files.File {
-		if !strings.HasSuffix(file.Name, ".txz") {
-			continue
-		}
-		compressed, err := file.Open()
-		if err != nil {
-			return err
-		}
-		defer func() { _ = compressed.Close() }()
-		archive, err := xz.NewReader(compressed)
-		if err != nil {
-			return err
-		}
-		return untar(archive, dir)
+	i := slices.IndexFunc(files.File, func(file *zip.File) bool { return strings.HasSuffix(file.Name, ".txz") })
+	if i < 0 {
+		return errors.New("no .txz in it")
 	}
-	return errors.New("no .txz in it")
+	compressed, err := files.File[i].Open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = compressed.Close() }()
+	archive, err := xz.NewReader(compressed)
+	if err != nil {
+		return err
+	}
+	return untar(archive, dir)
 }
 
 func untar(archive io.Reader, dir string) error {
@@ -190,12 +189,12 @@ func untar(archive io.Reader, dir string) error {
 		case tar.TypeDir:
 			err = makeDir(target)
 		case tar.TypeSymlink:
-			if !filepath.IsLocal(filepath.Join(filepath.Dir(name), header.Linkname)) {
+			if !filepath.IsLocal(filepath.Join(filepath.Dir(name), header.Linkname)) { //nolint:gosec // this is the check
 				return fmt.Errorf("link %q leads out of the archive's folder", header.Name)
 			}
 			err = os.Symlink(header.Linkname, target)
 		case tar.TypeReg:
-			err = writeAll(target, files, fs.FileMode(header.Mode&0o777)) //nolint:gosec // masked to permission bits
+			err = writeAll(target, files, fs.FileMode(header.Mode&0o777))
 		}
 		if err != nil {
 			return err
@@ -236,23 +235,32 @@ func (s *stack) preparePrimary(ctx context.Context) (command, error) {
 	if err := s.serverFile(filepath.Join(data, "postgresql.conf"), conf); err != nil {
 		return command{}, err
 	}
-	return s.postmaster(home, data)
+	return s.postmaster("postgres", home)
 }
 
-// postmaster is the command for a data folder. PostgreSQL refuses to start while
-// the process named in postmaster.pid exists, and a killed one does exist, as a
-// zombie, until the system's first process collects it, which some never do. So
-// the file of a postmaster that has ended is removed here.
-func (s *stack) postmaster(home, data string) (command, error) {
+// postmaster is the command for a server's data folder. PostgreSQL refuses to
+// start while the process named in postmaster.pid exists. A killed one does, as a
+// zombie, until the system's first process collects it, which some never do; and
+// after a crash of the machine its pid may be another's. So the file of a
+// postmaster that has ended is removed here.
+func (s *stack) postmaster(name, home string) (command, error) {
+	data := s.path(name, "data")
 	file := filepath.Join(data, "postmaster.pid")
 	content, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return command{}, err
 	}
+	recorded, err := readProcess(s.recordFile(name))
+	if err != nil {
+		return command{}, err
+	}
 	first, _, _ := strings.Cut(string(content), "\n")
-	if pid, err := strconv.Atoi(first); err == nil && lookProcess(pid) == nil {
-		if err := os.Remove(file); err != nil {
-			return command{}, err
+	if pid, err := strconv.Atoi(first); err == nil {
+		ours := recorded != nil && recorded.PID == pid && recorded.info() == nil
+		if ours || lookProcess(pid) == nil {
+			if err := os.Remove(file); err != nil {
+				return command{}, err
+			}
 		}
 	}
 	return command{path: filepath.Join(home, "bin", "postgres"), args: []string{"-D", data}}, nil
@@ -305,7 +313,7 @@ func (s *stack) prepareReplica(ctx context.Context) (command, error) {
 	if err := s.serverFile(filepath.Join(data, "postgresql.conf"), conf); err != nil {
 		return command{}, err
 	}
-	return s.postmaster(home, data)
+	return s.postmaster("replica", home)
 }
 
 // copyPrimary does what pg_basebackup does, which the binaries lack: the data

@@ -217,7 +217,7 @@ func (s *stack) run(ctx context.Context, c command) error {
 
 // command gives a process the stack's user and a small, known environment.
 func (s *stack) command(ctx context.Context, c command) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, c.path, c.args...)
+	cmd := exec.CommandContext(ctx, c.path, c.args...) //nolint:gosec // the servers' own commands
 	cmd.Dir = c.dir
 	if cmd.Dir == "" {
 		cmd.Dir = s.dir

@@ -10,7 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -87,24 +87,24 @@ func (s *stack) unpackRedis() error {
 		return err
 	}
 	defer func() { _ = files.Close() }()
-	for _, file := range files.File {
-		if !strings.HasPrefix(file.Name, "redis-server-") || !strings.HasSuffix(file.Name, "-"+platform()) {
-			continue
-		}
-		content, err := file.Open()
-		if err != nil {
-			return err
-		}
-		defer func() { _ = content.Close() }()
-		if err := makeDir(filepath.Dir(target)); err != nil {
-			return err
-		}
-		if err := writeAll(target+".new", content, 0o755); err != nil {
-			return err
-		}
-		return os.Rename(target+".new", target)
+	i := slices.IndexFunc(files.File, func(file *zip.File) bool {
+		return strings.HasPrefix(file.Name, "redis-server-") && strings.HasSuffix(file.Name, "-"+platform())
+	})
+	if i < 0 {
+		return fmt.Errorf("no redis-server in PATH and none for %s on Maven Central; install Redis 6.2 or later", platform())
 	}
-	return fmt.Errorf("no redis-server in PATH and none for %s/%s on Maven Central; install Redis 6.2 or later", runtime.GOOS, runtime.GOARCH)
+	content, err := files.File[i].Open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = content.Close() }()
+	if err := makeDir(filepath.Dir(target)); err != nil {
+		return err
+	}
+	if err := writeAll(target+".new", content, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(target+".new", target)
 }
 
 func (s *stack) prepareRedis(context.Context) (command, error) {

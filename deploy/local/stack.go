@@ -362,7 +362,7 @@ func (s *stack) start(ctx context.Context, srv *server) error {
 		if err != nil {
 			return fmt.Errorf("prepare: %w", err)
 		}
-		if p, exit, err = s.spawn(c, s.logFile(srv.name)); err != nil {
+		if p, exit, err = s.spawn(c, s.logFile(srv.name)); err != nil { //nolint:contextcheck // the server outlives this program
 			return err
 		}
 		if err := p.write(s.recordFile(srv.name)); err != nil {

@@ -48,7 +48,7 @@ func passableDir(t *testing.T) string {
 	root, err := os.MkdirTemp("/tmp", "capsaga")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
-	require.NoError(t, os.Chmod(root, 0o755)) //nolint:gosec // as the function's purpose is
+	require.NoError(t, os.Chmod(root, 0o755))
 	return filepath.Join(root, "checkout", ".capsaga", "local")
 }
 
@@ -80,7 +80,7 @@ func TestReachableDir(t *testing.T) {
 	servers := &account{name: "nobody"}
 	dir := passableDir(t)
 	root := filepath.Dir(filepath.Dir(filepath.Dir(dir)))
-	require.NoError(t, os.Chmod(root, 0o700)) //nolint:gosec // the case under test
+	require.NoError(t, os.Chmod(root, 0o700))
 	moved, err := reachableDir(dir, servers)
 	require.NoError(t, err)
 	assert.Regexp(t, `^/var/lib/capsaga/checkout-local-[0-9a-f]{8}$`, moved)
@@ -91,7 +91,7 @@ func TestReachableDir(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, dir, same, "an ordinary user's servers run as that user")
 
-	require.NoError(t, os.Chmod(root, 0o755)) //nolint:gosec // the case under test
+	require.NoError(t, os.Chmod(root, 0o755))
 	same, err = reachableDir(dir, servers)
 	require.NoError(t, err)
 	assert.Equal(t, dir, same)

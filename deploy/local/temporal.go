@@ -81,7 +81,7 @@ func (s *stack) installTemporal(ctx context.Context) error {
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 	goCommand := func(args ...string) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, goTool, args...)
+		cmd := exec.CommandContext(ctx, goTool, args...) //nolint:gosec // the go command of PATH
 		cmd.Dir = work
 		// The user's GOFLAGS (-mod=vendor, say) and workspace are not for this build.
 		cmd.Env = append(os.Environ(), "GOBIN="+work, "GOFLAGS=", "GOWORK=off", "CGO_ENABLED=0", "GOOS=", "GOARCH=")

@@ -16,7 +16,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,16 +62,17 @@ var pom = template.Must(template.New("pom").Parse(`<project xmlns="http://maven.
 `))
 
 func main() {
-	log.SetFlags(0)
 	if len(os.Args) != 2 {
-		log.Fatal("usage: genlock FILE")
+		fmt.Fprintln(os.Stderr, "usage: genlock FILE")
+		os.Exit(2)
 	}
 	lock, err := generate(context.Background())
-	if err != nil {
-		log.Fatalf("genlock: %v", err)
+	if err == nil {
+		err = os.WriteFile(os.Args[1], lock, 0o644) //nolint:gosec // part of the source
 	}
-	if err := os.WriteFile(os.Args[1], lock, 0o644); err != nil {
-		log.Fatalf("genlock: %v", err)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "genlock:", err)
+		os.Exit(1)
 	}
 }
 
@@ -82,7 +82,7 @@ func generate(ctx context.Context) ([]byte, error) {
 	fmt.Fprintln(&out, "# SET  GROUP:ARTIFACT:VERSION[:CLASSIFIER]  SHA-256 (h1: of a Go module)  SIZE IN BYTES")
 	seen := map[string]map[string]bool{}
 	for _, s := range servers {
-		log.Printf("resolving %s", s.set)
+		fmt.Fprintln(os.Stderr, "resolving", s.set)
 		files, err := resolve(ctx, s)
 		if err != nil {
 			return nil, fmt.Errorf("resolve %s: %w", s.set, err)
@@ -130,10 +130,10 @@ func resolve(ctx context.Context, s server) (map[string]string, error) {
 		return nil, err
 	}
 	pomFile, list := filepath.Join(dir, "pom.xml"), filepath.Join(dir, "list")
-	if err := os.WriteFile(pomFile, text.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(pomFile, text.Bytes(), 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "mvn", "-B", "-q", "-f", pomFile, dependencyPlugin,
+	cmd := exec.CommandContext(ctx, "mvn", "-B", "-q", "-Dstyle.color=never", "-f", pomFile, dependencyPlugin, //nolint:gosec // the versions above
 		"-DincludeScope=runtime", "-DoutputAbsoluteArtifactFilename=true",
 		fmt.Sprintf("-DexcludeTransitive=%v", !s.transitive), "-DoutputFile="+list)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
@@ -180,7 +180,7 @@ func checksum(path string) (string, int64, error) {
 }
 
 func moduleSum(ctx context.Context, module string) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "mod", "download", "-json", module).Output()
+	out, err := exec.CommandContext(ctx, "go", "mod", "download", "-json", module).Output() //nolint:gosec // the constant above
 	if err != nil {
 		return "", fmt.Errorf("go mod download %s: %w", module, err)
 	}
