@@ -23,9 +23,9 @@ func BenchmarkWrite(b *testing.B) {
 				run++
 				var took []time.Duration
 				for i := range b.N {
-					w := activitytest.Write(s.id(fmt.Sprintf("%s-%s-%d-%d-%d", name, level, b.N, run, i)))
+					w := activitytest.Write(s.ID(fmt.Sprintf("%s-%s-%d-%d-%d", name, level, b.N, run, i)))
 					began := time.Now()
-					_, err := c.Write(within(b, 20*time.Second), w, level)
+					_, err := c.Write(activitytest.Within(b, 20*time.Second), w, level)
 					require.NoError(b, err)
 					took = append(took, time.Since(began))
 				}

@@ -14,81 +14,33 @@ import (
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
 	sdkclient "go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/worker"
 
 	"github.com/capsaga/capsaga/internal/activitytest"
-	"github.com/capsaga/capsaga/internal/notify"
-	"github.com/capsaga/capsaga/internal/stacktest"
 	"github.com/capsaga/capsaga/saga"
 	"github.com/capsaga/capsaga/saga/client"
-	"github.com/capsaga/capsaga/workflows"
 )
 
-// scene is a worker of a prefix of its own on the real Temporal, over systems in
-// memory.
+// scene is a worker with both ways to write to it.
 type scene struct {
-	systems  *activitytest.Systems
-	temporal sdkclient.Client
-	prefix   saga.Prefix
+	*activitytest.Scene
 	embedded *client.Client // shares the worker's process
 	remote   *client.Client // over another connection, without a notifier
 }
 
-func dial(t testing.TB, address string) sdkclient.Client {
-	t.Helper()
-	c, err := sdkclient.Dial(sdkclient.Options{HostPort: address, Logger: quiet{}})
-	require.NoError(t, err)
-	t.Cleanup(c.Close)
-	return c
-}
-
-// quiet drops the SDK's log: failures are what these tests are about.
-type quiet struct{}
-
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}
-
-var addOnce sync.Once
-
-// attributes adds the search attributes once in a run.
-func attributes(c sdkclient.Client) (err error) {
-	addOnce.Do(func() { err = addAttributes(c) })
-	return err
-}
-
 func newScene(t testing.TB) *scene {
 	t.Helper()
-	stack := stacktest.New(t)
-	s := &scene{systems: activitytest.NewSystems(), prefix: stack.Prefix, temporal: dial(t, stack.TemporalAddress)}
-	require.NoError(t, attributes(s.temporal))
-	hub := notify.NewHub()
-	w := worker.New(s.temporal, s.prefix.TaskQueue(), worker.Options{})
-	workflows.Register(w)
-	w.RegisterActivity(s.systems.Activities(hub))
-	require.NoError(t, w.Start())
-	t.Cleanup(w.Stop)
+	s := &scene{Scene: activitytest.NewScene(t)}
 	var err error
-	s.embedded, err = client.New(client.Options{Temporal: s.temporal, Prefix: s.prefix, Notifier: hub})
+	s.embedded, err = client.New(client.Options{Temporal: s.Temporal, Prefix: s.Prefix, Notifier: s.Hub})
 	require.NoError(t, err)
-	s.remote, err = client.New(client.Options{Temporal: dial(t, stack.TemporalAddress), Prefix: s.prefix})
+	s.remote, err = client.New(client.Options{Temporal: s.Remote, Prefix: s.Prefix})
 	require.NoError(t, err)
 	return s
 }
 
-// id returns a saga id that no other test uses.
-func (s *scene) id(name string) string { return string(s.prefix) + "-" + name }
-
 // clients are both ways to write.
 func (s *scene) clients() map[string]*client.Client {
 	return map[string]*client.Client{"embedded": s.embedded, "remote": s.remote}
-}
-
-func within(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	t.Cleanup(cancel)
-	return ctx
 }
 
 func codeOf(t testing.TB, err error) string {
@@ -102,8 +54,8 @@ func TestWriteIsIdempotent(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	for name, c := range s.clients() {
-		w := activitytest.Write(s.id(name))
-		ctx := within(t, 30*time.Second)
+		w := activitytest.Write(s.ID(name))
+		ctx := activitytest.Within(t, 30*time.Second)
 		first, err := c.Write(ctx, w, client.WaitCommitted)
 		require.NoError(t, err)
 		require.Contains(t, []saga.Status{saga.Committed, saga.Completed}, first.Status)
@@ -112,14 +64,14 @@ func TestWriteIsIdempotent(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, saga.Completed, visible.Status)
 
-		commits := s.systems.Commits()
+		commits := s.Systems.Commits()
 		for _, again := range s.clients() {
 			second, err := again.Write(ctx, w, client.WaitVisible)
 			require.NoError(t, err)
 			require.Equal(t, saga.Completed, second.Status)
 			require.Equal(t, first.Version, second.Version)
 		}
-		require.Equal(t, commits, s.systems.Commits(), "a finished saga ran again")
+		require.Equal(t, commits, s.Systems.Commits(), "a finished saga ran again")
 
 		other := w
 		other.Mutations = []saga.Mutation{w.Mutations[0]}
@@ -136,9 +88,9 @@ func TestWriteIsIdempotent(t *testing.T) {
 func TestOtherContentIsRefusedWhileTheSagaRuns(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	s.systems.Redis.Fail = activitytest.Until(1000, activitytest.Rejected("redis"))
-	w := activitytest.Write(s.id("a"))
-	ctx := within(t, 30*time.Second)
+	s.Systems.Redis.Fail = activitytest.Until(1000, activitytest.Rejected("redis"))
+	w := activitytest.Write(s.ID("a"))
+	ctx := activitytest.Within(t, 30*time.Second)
 	o, err := s.remote.Write(ctx, w, client.WaitVisible)
 	require.NoError(t, err)
 	require.Equal(t, saga.Parked, o.Status)
@@ -157,9 +109,9 @@ func TestOtherContentIsRefusedWhileTheSagaRuns(t *testing.T) {
 func TestRejectionIsAnAnswer(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	s.systems.Reject = &saga.ErrorInfo{Code: saga.CodeExpectUnmet, Class: saga.Rejected, System: "postgres", Message: "stock >= 1 does not hold"}
+	s.Systems.Reject = &saga.ErrorInfo{Code: saga.CodeExpectUnmet, Class: saga.Rejected, System: "postgres", Message: "stock >= 1 does not hold"}
 	for name, c := range s.clients() {
-		o, err := c.Write(within(t, 20*time.Second), activitytest.Write(s.id(name)), client.WaitVisible)
+		o, err := c.Write(activitytest.Within(t, 20*time.Second), activitytest.Write(s.ID(name)), client.WaitVisible)
 		require.NoError(t, err, name)
 		require.Equal(t, saga.RejectedEnd, o.Status, name)
 		require.Equal(t, saga.CodeExpectUnmet, o.Error.Code, name)
@@ -169,8 +121,8 @@ func TestRejectionIsAnAnswer(t *testing.T) {
 func TestSameWriteFromManyCallersCommitsOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	w := activitytest.Write(s.id("a"))
-	ctx := within(t, 30*time.Second)
+	w := activitytest.Write(s.ID("a"))
+	ctx := activitytest.Within(t, 30*time.Second)
 	versions := make([]saga.Version, 16)
 	var group sync.WaitGroup
 	for i := range versions {
@@ -188,7 +140,7 @@ func TestSameWriteFromManyCallersCommitsOnce(t *testing.T) {
 	}
 	group.Wait()
 	require.Len(t, slices.Compact(versions), 1)
-	require.Equal(t, 1, s.systems.Commits())
+	require.Equal(t, 1, s.Systems.Commits())
 }
 
 // A sink that hangs, the worst that it can do, must not hold up the answer to a
@@ -197,7 +149,7 @@ func TestCommittedIsAnsweredWhileASinkHangs(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	release := make(chan struct{})
-	s.systems.Redis.Fail = func(ctx context.Context, _ int) error {
+	s.Systems.Redis.Fail = func(ctx context.Context, _ int) error {
 		select {
 		case <-release:
 			return nil
@@ -207,7 +159,7 @@ func TestCommittedIsAnsweredWhileASinkHangs(t *testing.T) {
 	}
 	for name, c := range s.clients() {
 		began := time.Now()
-		o, err := c.Write(within(t, 20*time.Second), activitytest.Write(s.id(name)), client.WaitCommitted)
+		o, err := c.Write(activitytest.Within(t, 20*time.Second), activitytest.Write(s.ID(name)), client.WaitCommitted)
 		took := time.Since(began)
 		require.NoError(t, err)
 		require.Equal(t, saga.Committed, o.Status)
@@ -216,7 +168,7 @@ func TestCommittedIsAnsweredWhileASinkHangs(t *testing.T) {
 	}
 	close(release)
 	for name := range s.clients() {
-		o, err := s.remote.Wait(within(t, 20*time.Second), s.id(name), client.WaitVisible)
+		o, err := s.remote.Wait(activitytest.Within(t, 20*time.Second), s.ID(name), client.WaitVisible)
 		require.NoError(t, err)
 		require.Equal(t, saga.Completed, o.Status)
 	}
@@ -227,7 +179,7 @@ func TestSinkThatStaysAwayParks(t *testing.T) {
 	s := newScene(t)
 	var mu sync.Mutex
 	away := true
-	s.systems.Elasticsearch.Fail = func(context.Context, int) error {
+	s.Systems.Elasticsearch.Fail = func(context.Context, int) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if away {
@@ -235,9 +187,9 @@ func TestSinkThatStaysAwayParks(t *testing.T) {
 		}
 		return nil
 	}
-	w := activitytest.Write(s.id("a"))
+	w := activitytest.Write(s.ID("a"))
 	w.Policy.ParkAfter = saga.Duration(2 * time.Second)
-	ctx := within(t, 30*time.Second)
+	ctx := activitytest.Within(t, 30*time.Second)
 	o, err := s.remote.Write(ctx, w, client.WaitVisible)
 	require.NoError(t, err)
 	require.Equal(t, saga.Parked, o.Status)
@@ -253,7 +205,7 @@ func TestSinkThatStaysAwayParks(t *testing.T) {
 	mu.Lock()
 	away = false
 	mu.Unlock()
-	handle, err := s.temporal.UpdateWorkflow(ctx, sdkclient.UpdateWorkflowOptions{
+	handle, err := s.Temporal.UpdateWorkflow(ctx, sdkclient.UpdateWorkflowOptions{
 		WorkflowID: saga.WorkflowID(w.SagaID), UpdateName: saga.UpdateRetry, WaitForStage: sdkclient.WorkflowUpdateStageCompleted,
 	})
 	require.NoError(t, err)
@@ -271,7 +223,7 @@ func (s *scene) find(t testing.TB, query string, count int) []string {
 	var ids []string
 	require.Eventually(t, func() bool {
 		ids = nil
-		page, err := s.temporal.ListWorkflow(t.Context(), listRequest(fmt.Sprintf("%s AND TaskQueue = '%s'", query, s.prefix.TaskQueue())))
+		page, err := s.Temporal.ListWorkflow(t.Context(), listRequest(fmt.Sprintf("%s AND TaskQueue = '%s'", query, s.Prefix.TaskQueue())))
 		require.NoError(t, err)
 		for _, execution := range page.GetExecutions() {
 			ids = append(ids, strings.TrimPrefix(execution.GetExecution().GetWorkflowId(), "saga/"))
@@ -284,31 +236,31 @@ func (s *scene) find(t testing.TB, query string, count int) []string {
 func TestErrorsSayWhatToDo(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	ctx := within(t, 30*time.Second)
+	ctx := activitytest.Within(t, 30*time.Second)
 
-	_, err := s.remote.Status(ctx, s.id("nobody"))
+	_, err := s.remote.Status(ctx, s.ID("nobody"))
 	require.Equal(t, saga.CodeUnknownSaga, codeOf(t, err))
-	_, err = s.remote.Wait(ctx, s.id("nobody"), client.WaitVisible)
+	_, err = s.remote.Wait(ctx, s.ID("nobody"), client.WaitVisible)
 	require.Equal(t, saga.CodeUnknownSaga, codeOf(t, err))
 
 	_, err = s.remote.Write(ctx, saga.Write{SagaID: "x"}, client.WaitVisible)
 	require.Equal(t, saga.CodeInvalidWrite, codeOf(t, err))
-	big := activitytest.Write(s.id("big"))
+	big := activitytest.Write(s.ID("big"))
 	big.Mutations[0].Row["title"], _ = json.Marshal(strings.Repeat("x", saga.MaxWriteBytes))
 	_, err = s.remote.Write(ctx, big, client.WaitVisible)
 	require.Equal(t, saga.CodeInvalidWrite, codeOf(t, err))
 
-	away, err := client.New(client.Options{Temporal: s.temporal, Prefix: s.prefix + "x"})
+	away, err := client.New(client.Options{Temporal: s.Temporal, Prefix: s.Prefix + "x"})
 	require.NoError(t, err)
-	_, err = away.Write(within(t, time.Second), activitytest.Write(s.id("idle")), client.WaitVisible)
+	_, err = away.Write(activitytest.Within(t, time.Second), activitytest.Write(s.ID("idle")), client.WaitVisible)
 	require.Equal(t, saga.CodeStillRunning, codeOf(t, err))
-	require.ErrorContains(t, err, "no worker polls task queue "+string(s.prefix)+"x")
+	require.ErrorContains(t, err, "no worker polls task queue "+string(s.Prefix)+"x")
 
-	s.systems.Redis.Fail = activitytest.Until(1000, activitytest.Rejected("redis"))
-	parked := activitytest.Write(s.id("parked"))
+	s.Systems.Redis.Fail = activitytest.Until(1000, activitytest.Rejected("redis"))
+	parked := activitytest.Write(s.ID("parked"))
 	_, err = s.remote.Write(ctx, parked, client.WaitVisible)
 	require.NoError(t, err)
-	require.NoError(t, s.temporal.TerminateWorkflow(ctx, saga.WorkflowID(parked.SagaID), "", "a test"))
+	require.NoError(t, s.Temporal.TerminateWorkflow(ctx, saga.WorkflowID(parked.SagaID), "", "a test"))
 	for _, c := range s.clients() {
 		_, err = c.Write(ctx, parked, client.WaitVisible)
 		require.Equal(t, saga.CodeWorkflowLost, codeOf(t, err))
@@ -319,9 +271,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 func TestStatusBeforeAndAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	s.systems.Kafka.Fail = activitytest.Until(1, activitytest.Rejected("kafka"))
-	w := activitytest.Write(s.id("a"))
-	ctx := within(t, 30*time.Second)
+	s.Systems.Kafka.Fail = activitytest.Until(1, activitytest.Rejected("kafka"))
+	w := activitytest.Write(s.ID("a"))
+	ctx := activitytest.Within(t, 30*time.Second)
 	require.NoError(t, s.remote.Start(ctx, w))
 	o, err := s.remote.Wait(ctx, w.SagaID, client.WaitVisible)
 	require.NoError(t, err)
@@ -337,15 +289,15 @@ func TestNumbersTravelAsTheirText(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	for name, c := range s.clients() {
-		w := activitytest.Write(s.id(name))
+		w := activitytest.Write(s.ID(name))
 		w.Mutations[0].Row = saga.Columns{
 			"id": json.RawMessage("42"), "big": json.RawMessage("12345678901234567890.10"), "tiny": json.RawMessage("1e-400"),
 			"huge": json.RawMessage("1e400"), "html": json.RawMessage(`"<a & b>"`), "nested": json.RawMessage(`{ "z": 1.0, "a": [1E+2] }`),
 		}
-		o, err := c.Write(within(t, 20*time.Second), w, client.WaitVisible)
+		o, err := c.Write(activitytest.Within(t, 20*time.Second), w, client.WaitVisible)
 		require.NoError(t, err)
 		require.Equal(t, w.Digest(), o.Content)
-		doc, found := s.systems.Redis.Get("products", "42")
+		doc, found := s.Systems.Redis.Get("products", "42")
 		require.True(t, found)
 		for column, text := range map[string]string{"big": "12345678901234567890.10", "tiny": "1e-400", "huge": "1e400", "nested": `{"z":1.0,"a":[1E+2]}`} {
 			var row map[string]json.RawMessage
@@ -359,14 +311,14 @@ func TestFastPathKeepsTheHistorySmall(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	for name, c := range s.clients() {
-		w := activitytest.Write(s.id(name))
-		_, err := c.Write(within(t, 20*time.Second), w, client.WaitVisible)
+		w := activitytest.Write(s.ID(name))
+		_, err := c.Write(activitytest.Within(t, 20*time.Second), w, client.WaitVisible)
 		require.NoError(t, err)
-		ctx := within(t, 20*time.Second)
+		ctx := activitytest.Within(t, 20*time.Second)
 		var ignored saga.Outcome
-		require.NoError(t, s.temporal.GetWorkflow(ctx, saga.WorkflowID(w.SagaID), "").Get(ctx, &ignored))
+		require.NoError(t, s.Temporal.GetWorkflow(ctx, saga.WorkflowID(w.SagaID), "").Get(ctx, &ignored))
 		var events []string
-		history := s.temporal.GetWorkflowHistory(ctx, saga.WorkflowID(w.SagaID), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+		history := s.Temporal.GetWorkflowHistory(ctx, saga.WorkflowID(w.SagaID), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 		for history.HasNext() {
 			event, err := history.Next()
 			require.NoError(t, err)

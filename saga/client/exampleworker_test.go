@@ -31,11 +31,11 @@ func exampleWorker() (sdkclient.Client, saga.Prefix, func()) {
 			log.Fatalf("CAPSAGA_TEST_PORT_BASE: %v", err)
 		}
 	}
-	c, err := sdkclient.Dial(sdkclient.Options{HostPort: net.JoinHostPort("127.0.0.1", strconv.Itoa(base+233)), Logger: quiet{}})
+	c, err := sdkclient.Dial(sdkclient.Options{HostPort: net.JoinHostPort("127.0.0.1", strconv.Itoa(base+233)), Logger: activitytest.Quiet{}})
 	if err != nil {
 		log.Fatalf("the local stack's Temporal: %v", err)
 	}
-	if err := addAttributes(c); err != nil {
+	if err := activitytest.AddAttributes(c); err != nil {
 		log.Fatalf("add search attributes: %v", err)
 	}
 	prefix := saga.Prefix(exampleRun)
