@@ -201,3 +201,16 @@ func endOffsets(ctx context.Context, t testing.TB, client *kgo.Client, topics []
 	})
 	return left
 }
+
+// setTopic changes a setting of a table's topic.
+func (w *world) setTopic(table, name, value string) {
+	w.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))
+	require.NoError(w.t, err)
+	defer client.Close()
+	results, err := kadm.NewClient(client).AlterTopicConfigs(context.Background(), []kadm.AlterConfig{{Name: name, Value: &value}}, w.topic(table))
+	require.NoError(w.t, err)
+	for _, r := range results {
+		require.NoError(w.t, r.Err)
+	}
+}
