@@ -24,6 +24,9 @@ type Config struct {
 	TLS      bool
 	CAFile   string // PEM; empty means the system's authorities
 	SASL     SASL
+	// Dial connects to a broker in place of the network, for a tunnel or a test;
+	// TLS and CAFile are then its own affair.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // SASL is how the client proves who it is; the zero value means not at all.
@@ -62,7 +65,10 @@ func (c Config) options() ([]kgo.Opt, error) {
 		kgo.MetadataMinAge(100 * time.Millisecond), // a broker that is back is seen at once
 		kgo.RetryBackoffFn(backoff),
 	}
-	if c.TLS || c.CAFile != "" {
+	switch {
+	case c.Dial != nil:
+		opts = append(opts, kgo.Dialer(c.Dial))
+	case c.TLS || c.CAFile != "":
 		config, err := c.tlsConfig()
 		if err != nil {
 			return nil, err
@@ -71,7 +77,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 		opts = append(opts, kgo.Dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)
 		}))
-	} else {
+	default:
 		opts = append(opts, kgo.DialTimeout(dialTimeout))
 	}
 	mechanism, err := c.SASL.mechanism()

@@ -75,7 +75,15 @@ func TestAnotherKeyStopsTheStream(t *testing.T) {
 	w.exec("ALTER TABLE products DROP CONSTRAINT products_pkey, ADD PRIMARY KEY (code)")
 	w.exec("INSERT INTO products VALUES (2, 'b')")
 	w.requireAlarm(r, "key columns", "public.products", "(id)", "(code)")
+	r.stop()
+	r = w.start() // another process, which has not seen the old key
+	w.held(3)
+	w.requireAlarm(r, "key columns", "public.products", "(id)", "(code)")
 	require.Len(t, w.events(w.topic("products")), 1)
+
+	w.deleteTopic("products")
+	w.settle(r.positions)
+	require.Equal(t, `{"code":"b"}`, w.events(w.topic("products"))[0].Key)
 }
 
 func TestARefusedRecordStopsTheStreamUntilItIsMended(t *testing.T) {
@@ -187,7 +195,7 @@ func TestAClusterThatIsAwayOnlyDelays(t *testing.T) {
 	w.settle(r.positions)
 
 	slow.set(true)
-	const rows = 60_000
+	const rows = 30_000
 	w.exec("INSERT INTO products SELECT id, repeat('x', 800) FROM generate_series(1, $1) id", rows)
 	away := time.Now()
 	w.requireAlarm(r, "nothing was acknowledged")

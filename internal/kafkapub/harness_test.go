@@ -214,3 +214,12 @@ func (w *world) setTopic(table, name, value string) {
 		require.NoError(w.t, r.Err)
 	}
 }
+
+func (w *world) deleteTopic(table string) {
+	w.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))
+	require.NoError(w.t, err)
+	defer client.Close()
+	_, err = kadm.NewClient(client).DeleteTopic(context.Background(), w.topic(table))
+	require.NoError(w.t, err)
+}

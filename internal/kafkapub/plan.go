@@ -1,7 +1,9 @@
 package kafkapub
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -48,11 +50,63 @@ func (s *session) newPlan(ctx context.Context, relation *stream.Relation) (*plan
 	if p.key, err = s.keyOf(ctx, relation); err != nil {
 		return nil, err
 	}
-	if err := s.publisher.checkKey(relation, p.key); err != nil {
+	if err := s.ensureTopic(ctx, p); err != nil {
 		return nil, err
 	}
-	return p, s.ensureTopic(ctx, p)
+	return p, s.checkKey(ctx, p)
 }
+
+// checkKey refuses another set of key columns than the table's records had
+// before: new keys would go to other partitions, and the old ones' records would
+// stay in a compacted topic for ever. The first time in a session, what is in
+// the topic says what they were: so a successor of the holder that stopped, or a
+// process that was started anew, stops as well.
+func (s *session) checkKey(ctx context.Context, p *plan) error {
+	table, now := p.relation.Table, keyNames(p.relation, p.key)
+	before, known := s.keys[table]
+	if !known {
+		err := s.persist(ctx, func(ctx context.Context) error {
+			key, found, err := s.config.Topics.LastKey(ctx, p.topic)
+			before = now
+			if found {
+				before = namesInKey(key)
+			}
+			return about(p, "", err)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if before != now {
+		return refused("table %s: its key columns changed from (%s) to (%s), for which the records of its topic %s cannot be carried on: "+
+			"restore the key, or remove the topic and backfill the table", table, before, now, p.topic)
+	}
+	s.keys[table] = now
+	return nil
+}
+
+// namesInKey names the columns of a record's key, as keyNames does.
+func namesInKey(key []byte) string {
+	if key == nil {
+		return noKey
+	}
+	var names []string
+	decoder := json.NewDecoder(bytes.NewReader(key))
+	if _, err := decoder.Token(); err != nil {
+		return "not of this program"
+	}
+	for decoder.More() {
+		name, err := decoder.Token()
+		var value json.RawMessage
+		if err != nil || decoder.Decode(&value) != nil {
+			return "not of this program"
+		}
+		names = append(names, fmt.Sprint(name))
+	}
+	return strings.Join(names, ", ")
+}
+
+const noKey = "none"
 
 // keyOf returns the columns that identify a row: those of the replica identity,
 // which is the primary key unless the table says otherwise. Where the identity
@@ -108,7 +162,7 @@ func (s *session) ensureTopic(ctx context.Context, p *plan) error {
 			err = s.producer.Prepare(ctx, spec.Name)
 		}
 		if err != nil {
-			return s.about(p, err)
+			return about(p, "", err)
 		}
 		if len(created) > 0 {
 			s.log.Info("created a topic", "topic", spec.Name, "table", p.relation.Table.String(), "cleanup", spec.Cleanup)
@@ -132,7 +186,7 @@ func (s *session) topicSpec(p *plan) kafka.TopicSpec {
 // keyNames names the key columns, for comparison and for messages.
 func keyNames(relation *stream.Relation, key []int) string {
 	if len(key) == 0 {
-		return "none"
+		return noKey
 	}
 	names := make([]string, len(key))
 	for i, k := range key {

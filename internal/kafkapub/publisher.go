@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/capsaga/capsaga/internal/kafka"
@@ -15,9 +14,12 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// Topics creates what is missing of topics.
+// Topics creates what is missing of topics, and looks at what is in them.
 type Topics interface {
 	EnsureTopics(ctx context.Context, specs []kafka.TopicSpec) (created []string, err error)
+	// LastKey returns the key of a newest record; found is false for an empty
+	// topic.
+	LastKey(ctx context.Context, topic string) (key []byte, found bool, err error)
 }
 
 // Producer writes the records of one holder of the stream.
@@ -52,12 +54,6 @@ type Config struct {
 type Publisher struct {
 	config Config
 	types  *types
-
-	mu sync.Mutex
-	// keys remembers the key columns of each table, over all sessions, so that a
-	// stream that stopped for another set of them does not run on when it is
-	// tried again.
-	keys map[saga.Table]string
 }
 
 // Open returns a publisher to a cluster.
@@ -72,7 +68,7 @@ func New(config Config) *Publisher {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
-	return &Publisher{config: config, types: newTypes(config.Database), keys: map[saga.Table]string{}}
+	return &Publisher{config: config, types: newTypes(config.Database)}
 }
 
 // CatalogSettings returns the topic settings of the catalog's entities, for
@@ -94,25 +90,9 @@ func (p *Publisher) Start(_ context.Context, lease stream.Lease) (stream.Session
 		return nil, err
 	}
 	return &session{
-		config: p.config, publisher: p, types: p.types, producer: producer, log: p.config.Logger,
-		plans: map[uint32]*plan{}, generation: fmt.Append(nil, lease.Generation),
+		config: p.config, types: p.types, producer: producer, log: p.config.Logger,
+		plans: map[uint32]*plan{}, keys: map[saga.Table]string{}, generation: fmt.Append(nil, lease.Generation),
 	}, nil
-}
-
-// checkKey refuses another set of key columns than the table had before: the
-// new keys would go to other partitions, and the old ones' records would stay in
-// a compacted topic for ever.
-func (p *Publisher) checkKey(relation *stream.Relation, key []int) error {
-	now := keyNames(relation, key)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	before, known := p.keys[relation.Table]
-	if known && before != now {
-		return refused("the key columns of table %s changed from (%s) to (%s), for which its topic's records cannot be carried on: "+
-			"restore the key, or remove the topic, start the workers anew and backfill the table", relation.Table, before, now)
-	}
-	p.keys[relation.Table] = now
-	return nil
 }
 
 const (
@@ -141,14 +121,18 @@ func (s *session) persist(ctx context.Context, action func(context.Context) erro
 	}
 }
 
-// about names the table in an error, which names only the topic.
-func (s *session) about(p *plan, err error) error {
+// about names the table, and where there is one the event, in an error that
+// names only the topic.
+func about(p *plan, event string, err error) error {
 	var known *saga.Error
 	if !errors.As(err, &known) {
 		return err
 	}
 	named := *known
-	named.Message = fmt.Sprintf("table %s, topic %s: %s", p.relation.Table, p.topic, known.Message)
+	named.Message = fmt.Sprintf("table %s: %s", p.relation.Table, known.Message)
+	if event != "" {
+		named.Message = fmt.Sprintf("table %s, event %s: %s", p.relation.Table, event, known.Message)
+	}
 	return &named
 }
 

@@ -15,13 +15,14 @@ import (
 
 // session publishes for one holder of the stream.
 type session struct {
-	config    Config
-	publisher *Publisher
-	types     *types
-	producer  Producer
-	log       *slog.Logger
+	config   Config
+	types    *types
+	producer Producer
+	log      *slog.Logger
 
-	plans      map[uint32]*plan
+	plans map[uint32]*plan
+	// keys names the key columns of the tables that this session has published.
+	keys       map[saga.Table]string
 	generation []byte
 	trouble    atomic.Pointer[error]
 
@@ -124,17 +125,11 @@ func (s *session) send(ctx context.Context, tx *stream.Transaction, p *plan, key
 	if err != nil {
 		return err
 	}
-	err = s.producer.Produce(context.WithoutCancel(ctx), r, func(err error) {
-		if err != nil {
-			err = s.about(p, err)
-		}
-		done(err)
-	})
-	if err != nil {
-		err = s.about(p, err)
-		done(err)
-	}
-	return err
+	// A record that is refused at once stays outstanding, as one that fails
+	// later: nothing from here on may be confirmed.
+	return about(p, id, s.producer.Produce(context.WithoutCancel(ctx), r, func(err error) {
+		done(about(p, id, err))
+	}))
 }
 
 // plan returns how a relation's changes are published; a relation that was
