@@ -1,0 +1,19 @@
+// Package provision creates what a catalog names: Capsaga's own schema, topics,
+// indices, search attributes, publications and the slot of the Kafka stream.
+//
+// It is idempotent, and after a crash between any two of its steps a second run
+// ends in the same state:
+//
+//	check everything, change nothing
+//	→ schema → topics → indices → search attributes → publications → slot
+//
+// The order is what a stream needs. It must find a topic when the first change
+// arrives, and pgoutput looks a publication up as it was when the change was
+// made, so a slot must not be older than its publication. Only kafkapub's slot is
+// made here: a slot that nobody reads keeps the WAL until the disk is full, so
+// the others come with their streams.
+//
+// It never alters a user's table, and it removes nothing: what an older catalog
+// named stays until its owner drops it, except the membership of a table in a
+// publication.
+package provision
