@@ -64,6 +64,7 @@ func (c Config) options() ([]kgo.Opt, error) {
 		kgo.ConnIdleTimeout(idleTimeout),
 		kgo.MetadataMinAge(100 * time.Millisecond), // a broker that is back is seen at once
 		kgo.RetryBackoffFn(backoff),
+		kgo.AlwaysRetryEOF(), // a broker that is just starting closes connections
 	}
 	switch {
 	case c.Dial != nil:

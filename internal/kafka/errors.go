@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -64,6 +65,7 @@ func isOneOf(err error, list []*kerr.Error) bool {
 
 func describe(err error) string {
 	var broker *kerr.Error
+	var network *net.OpError
 	switch {
 	case errors.As(err, &broker):
 		return broker.Description + " (" + broker.Message + ")"
@@ -73,9 +75,13 @@ func describe(err error) string {
 		return "no answer in time"
 	case errors.Is(err, context.Canceled):
 		return "cancelled"
+	case errors.As(err, &network): // without the ports, which differ each time
+		return network.Op + ": " + network.Err.Error() + adviceAway
 	}
-	return err.Error() + ": check that the brokers run and that CAPSAGA_KAFKA_BROKERS is right"
+	return err.Error() + adviceAway
 }
+
+const adviceAway = ": check that the brokers run and that CAPSAGA_KAFKA_BROKERS is right"
 
 // tooLarge is the broker's refusal of a record over the topic's limit, foreseen.
 func tooLarge(topic string, size, limit int) error {

@@ -21,13 +21,15 @@ type proxy struct {
 	mu      sync.Mutex
 	stalled bool
 	changed chan struct{}
+	cut     bool
+	open    map[net.Conn]struct{}
 }
 
 func newProxy(t testing.TB, target string) *proxy {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	p := &proxy{listener: listener, target: target, changed: make(chan struct{})}
+	p := &proxy{listener: listener, target: target, changed: make(chan struct{}), open: map[net.Conn]struct{}{}}
 	t.Cleanup(func() { _ = listener.Close() })
 	go p.accept()
 	return p
@@ -46,6 +48,28 @@ func (p *proxy) stall(stalled bool) {
 	p.changed = make(chan struct{})
 }
 
+// sever breaks all connections, and refuses new ones until it is undone.
+func (p *proxy) sever(cut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = cut
+	for conn := range p.open {
+		_ = conn.Close()
+		delete(p.open, conn)
+	}
+}
+
+// keep remembers a connection, unless there is to be none.
+func (p *proxy) keep(conn net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut {
+		return false
+	}
+	p.open[conn] = struct{}{}
+	return true
+}
+
 func (p *proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
@@ -53,8 +77,11 @@ func (p *proxy) accept() {
 			return
 		}
 		server, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", p.target)
-		if err != nil {
+		if err != nil || !p.keep(client) {
 			_ = client.Close()
+			if server != nil {
+				_ = server.Close()
+			}
 			continue
 		}
 		go p.pass(client, server)

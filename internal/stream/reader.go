@@ -61,6 +61,7 @@ type Reader struct {
 	// alarmedAt is the position of the last alarm: only what is confirmed above
 	// it shows that the stream has come past. Run's goroutine alone uses it.
 	alarmedAt saga.LSN
+	stallSaid time.Time
 }
 
 // NewReader checks the configuration.
@@ -229,6 +230,9 @@ func (r *Reader) newHold(conn *pgconn.PgConn, lease Lease) *hold {
 // stream is reported as standing still.
 const stallLimit = 3 * time.Second
 
+// stallRepeat is how often the reason may be said anew while it changes.
+const stallRepeat = 10 * time.Second
+
 // health reports a broker that is away, and takes a report back when the stream
 // moves again.
 func (r *Reader) health(h *hold) {
@@ -242,9 +246,12 @@ func (r *Reader) health(h *hold) {
 		if trouble := h.handler.Trouble(); trouble != nil {
 			problem += ": " + trouble.Error()
 		}
-		r.report.say(slog.LevelError, problem)
+		if time.Since(r.stallSaid) >= stallRepeat {
+			r.stallSaid = time.Now()
+			r.report.say(slog.LevelError, problem)
+		}
 	case stalled < askEvery && confirmed > r.alarmedAt:
-		r.alarmedAt = 0
+		r.alarmedAt, r.stallSaid = 0, time.Time{}
 		r.stats.Alarmed.Store(false)
 		r.report.say(slog.LevelInfo, "")
 	}
