@@ -111,7 +111,7 @@ func (o *CommitOutput) Outcome(sagaID string, took time.Duration, attempts int) 
 	commit := saga.Step{Name: saga.StepCommit, State: saga.StepDone, Attempts: attempts, Duration: saga.Duration(took)}
 	out := saga.Outcome{SagaID: sagaID, Status: o.Status, Error: o.Error, Content: o.Content}
 	if o.Status != saga.Committed {
-		commit.State, commit.Error = saga.StepRejected, o.Error
+		commit.State, commit.Error = Unsuccessful(o.Status), o.Error
 		out.Steps = []saga.Step{commit}
 		return out
 	}
@@ -127,6 +127,14 @@ func (o *CommitOutput) Outcome(sagaID string, took time.Duration, attempts int) 
 		}
 	}
 	return out
+}
+
+// Unsuccessful returns the state of the commit of a saga that ended without one.
+func Unsuccessful(status saga.Status) saga.StepState {
+	if status == saga.Cancelled {
+		return saga.StepSkipped
+	}
+	return saga.StepRejected
 }
 
 // What metrics call the work on the ledger that is no step of the saga.

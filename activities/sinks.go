@@ -16,7 +16,7 @@ type SinkInput struct {
 	Version saga.Version `json:"version"`
 	// FlushLSN is the position that Kafka's stream must reach.
 	FlushLSN saga.LSN     `json:"flush_lsn,omitempty"`
-	Rows     []saga.Owned `json:"rows"`
+	Rows     []saga.Owned `json:"rows,omitempty"`
 	Pace     Pace         `json:"pace,omitempty"`
 }
 
@@ -57,7 +57,7 @@ func (a *Saga) IndexElasticsearch(ctx context.Context, in SinkInput) (SinkOutput
 // is idempotent, as it writes nothing: the stream publishes from the WAL.
 func (a *Saga) PublishKafka(ctx context.Context, in SinkInput) (SinkOutput, error) {
 	return a.sink(ctx, saga.StepKafka, in, func(ctx context.Context) (int, error) {
-		return len(in.Rows), a.Positions.Wait(ctx, in.FlushLSN)
+		return 0, a.Positions.Wait(ctx, in.FlushLSN)
 	})
 }
 

@@ -50,7 +50,8 @@ const (
 	StepDone     StepState = "done"
 	StepParked   StepState = "parked"
 	StepRejected StepState = "rejected"
-	// StepSkipped: the sink rejected the step and the policy waives it.
+	// StepSkipped: not done and not wanted: the sink rejected the step and the
+	// policy waives it, or the saga was cancelled before its commit.
 	StepSkipped StepState = "skipped"
 )
 

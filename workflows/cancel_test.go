@@ -27,6 +27,7 @@ func TestCancelBeforeTheCommit(t *testing.T) {
 	s.RegisterDelayedCallback(s.CancelWorkflow, 10*time.Second)
 	o := s.play(activitytest.Write("order-1"))
 	require.Equal(t, saga.Cancelled, o.Status)
+	require.Equal(t, saga.StepSkipped, o.Step(saga.StepCommit).State)
 	require.Contains(t, s.patient, "CancelCommit", "the ledger must know, else a late commit could pass")
 	require.Zero(t, s.systems.Redis.Calls())
 

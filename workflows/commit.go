@@ -73,7 +73,7 @@ func (s *story) cancelCommit(detached workflow.Context, in activities.CommitInpu
 // end closes a saga that has committed nothing.
 func (s *story) end(status saga.Status, e *saga.ErrorInfo) {
 	s.outcome.Status, s.outcome.Error = status, e
-	s.outcome.Steps[0].State, s.outcome.Steps[0].Error = saga.StepRejected, e
+	s.outcome.Steps[0].State, s.outcome.Steps[0].Error = activities.Unsuccessful(status), e
 }
 
 // The bounds of attempts. A quick attempt holds the workflow task, and with it

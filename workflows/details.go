@@ -65,12 +65,12 @@ func (s *story) publish(ctx workflow.Context) error {
 
 // describe renews the details that the Temporal UI shows.
 func (s *story) describe(ctx workflow.Context) {
-	workflow.SetCurrentDetails(ctx, Details(s.write.Summary(), &s.outcome))
+	workflow.SetCurrentDetails(ctx, details(s.write.Summary(), &s.outcome))
 }
 
-// Details tells in Markdown where a saga stands: what it writes, each step, and
+// details tells in Markdown where a saga stands: what it writes, each step, and
 // what to do when it is blocked.
-func Details(summary string, o *saga.Outcome) string {
+func details(summary string, o *saga.Outcome) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "**%s%s**\n\n%s", plain(summary), destinations(o), o.Status)
 	if o.Version != 0 {
@@ -111,7 +111,7 @@ func destinations(o *saga.Outcome) string {
 
 // markup is what text from outside could bend the page with.
 var markup = strings.NewReplacer(
-	"\r", " ", "\n", " ", "`", "'", "|", "\\|", "*", "\\*", "_", "\\_", "<", "&lt;", ">", "&gt;", "[", "\\[", "]", "\\]",
+	"\r", " ", "\n", " ", "`", "'", "|", "\\|", "<", "&lt;", ">", "&gt;", "[", "\\[", "]", "\\]",
 )
 
 // plain keeps text from outside from being read as Markdown or HTML.

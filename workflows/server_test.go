@@ -195,12 +195,18 @@ func TestServerAnotherWorkerFinishesTheSaga(t *testing.T) {
 	}
 }
 
+// The most rows that a write can have, in the most expensive way: all sinks away
+// at first, so that the rows' keys enter the history for each.
 func TestServerTakesTheLargestWrite(t *testing.T) {
 	t.Parallel()
 	s := newShow(t)
+	s.Systems.OnCommit = activitytest.Until(1, activitytest.Unavailable("postgres"))
+	s.Systems.Redis.Fail = activitytest.Until(1, activitytest.Unavailable("redis"))
+	s.Systems.Kafka.Fail = activitytest.Until(1, activitytest.Unavailable("kafka"))
+	s.Systems.Elasticsearch.Fail = activitytest.Until(1, activitytest.Unavailable("elasticsearch"))
 	w := saga.Write{SagaID: s.ID("large")}
 	for size := 0; size < saga.MaxWriteBytes-200; {
-		m := saga.Mutation{Entity: "users", Op: saga.Upsert, Row: saga.Columns{"id": json.RawMessage(fmt.Sprint(len(w.Mutations)))}}
+		m := saga.Mutation{Entity: "products", Op: saga.Upsert, Row: saga.Columns{"id": json.RawMessage(fmt.Sprint(len(w.Mutations)))}}
 		encoded, err := json.Marshal(m)
 		require.NoError(t, err)
 		size += len(encoded) + 1
@@ -210,5 +216,9 @@ func TestServerTakesTheLargestWrite(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, saga.Completed, o.Status)
 	require.Len(t, o.ETags, len(w.Mutations))
+	for _, step := range o.Steps {
+		require.Equal(t, 2, step.Attempts, step.Name)
+	}
+	s.end(t, w.SagaID)
 	t.Logf("%d mutations", len(w.Mutations))
 }

@@ -33,6 +33,9 @@ func (s *story) newStep(sink saga.Sink, rows []saga.Owned, state *saga.Step) *st
 		saga.Kafka:         effects.PublishKafka,
 		saga.Elasticsearch: effects.IndexElasticsearch,
 	}[sink]
+	if sink == saga.Kafka {
+		rows = nil // it waits for a position; keys would only fill the history
+	}
 	return &step{story: s, sink: sink, effect: effect, state: state, input: activities.SinkInput{
 		SagaID: s.write.SagaID, Version: s.pivot.Version, FlushLSN: s.pivot.FlushLSN, Rows: rows,
 	}}
