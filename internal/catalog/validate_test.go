@@ -3,6 +3,7 @@ package catalog_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -265,4 +266,18 @@ func TestValidateWithoutServer(t *testing.T) {
 	var failure *saga.Error
 	require.ErrorAs(t, err, &failure)
 	assert.Equal(t, "postgres", failure.System)
+}
+
+func TestValidateDemo(t *testing.T) {
+	stack := stacktest.New(t)
+	conn := connect(t, stack.PostgresURL)
+	schema, err := os.ReadFile("../../deploy/demo/schema.sql")
+	require.NoError(t, err)
+	run(t, conn, "%s", schema)
+	run(t, conn, "%s", schema) // again changes nothing
+	f, err := catalog.Load("../../deploy/demo/capsaga.yaml")
+	require.NoError(t, err)
+	problems, err := catalog.Validate(t.Context(), conn, f, catalog.Options{Prefix: stack.Prefix})
+	require.NoError(t, err)
+	assert.Empty(t, withoutServer(problems))
 }
