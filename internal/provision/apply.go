@@ -55,6 +55,9 @@ type Options struct {
 	// AllowKeyless publishes tables without a replica identity, on which
 	// PostgreSQL then refuses UPDATE and DELETE.
 	AllowKeyless bool
+	// File is where the catalog was read from, so that problems name lines; nil:
+	// they name fields only.
+	File *catalog.File
 	// SlotTimeout is how long the slot may wait for transactions that are open;
 	// default 30s.
 	SlotTimeout time.Duration
@@ -178,7 +181,11 @@ func (a *applier) needsElasticsearch() bool {
 
 // check refuses what cannot be applied before anything is changed.
 func (a *applier) check(ctx context.Context) error {
-	problems, err := catalog.Validate(ctx, a.conn, catalog.FileOf(a.catalog), catalog.Options{
+	file := a.options.File
+	if file == nil {
+		file = catalog.FileOf(a.catalog)
+	}
+	problems, err := catalog.Validate(ctx, a.conn, file, catalog.Options{
 		Prefix: a.deps.Prefix, AllowKeyless: a.options.AllowKeyless,
 	})
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/capsaga/capsaga/internal/attribute"
+	"github.com/capsaga/capsaga/internal/catalog"
 	"github.com/capsaga/capsaga/internal/kafka"
 	"github.com/capsaga/capsaga/internal/provision"
 	"github.com/capsaga/capsaga/saga"
@@ -164,10 +165,15 @@ func TestApplyRefuses(t *testing.T) {
 		"topic "+string(c.Prefix)+".public.products of entity products has 2 partitions and the catalog says 3")
 	assert.Contains(t, c.refused(strings.Replace(shop, "table: users", "table: usrs", 1)), "did you mean public.users?")
 
+	file, err := catalog.Parse("shop.yaml", []byte(strings.Replace(shop, "table: users", "table: usrs", 1)))
+	require.NoError(t, err)
+	_, err = provision.Apply(t.Context(), c.deps, file.Catalog, provision.Options{File: file})
+	assert.ErrorContains(t, err, "shop.yaml:13: entities.users.table")
+
 	c.sql("CREATE TABLE keyless (id bigint)")
 	assert.Contains(t, c.refused(shop), "public.keyless has no replica identity")
 	assert.Equal(t, before, c.state(), "nothing is half done")
-	_, err := provision.Apply(t.Context(), c.deps, parse(t, shop), provision.Options{AllowKeyless: true})
+	_, err = provision.Apply(t.Context(), c.deps, parse(t, shop), provision.Options{AllowKeyless: true})
 	require.NoError(t, err)
 	assert.Contains(t, c.state(), "public.keyless partitions=1 delete")
 	c.sql("DROP TABLE keyless")
