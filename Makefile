@@ -14,7 +14,7 @@ GOBUILD := go build -trimpath -buildvcs=$(BUILDVCS)
 
 # Packages whose tests need no server: they run under the race detector, too,
 # where there is a C compiler. The others' time is the servers', and they run once.
-PURE := ./saga/... ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/notify/...
+PURE := ./saga ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/ndjson/... ./internal/notify/...
 CGO := $(shell go env CGO_ENABLED)
 
 .PHONY: help

@@ -1,0 +1,26 @@
+// Command capsaga is the command line of Capsaga: it writes sagas, reads rows
+// from where they are, shows what became of a saga, and sets up what a catalog
+// names. Its exit status is 0 when all was done, 1 when it failed, 2 when the
+// command line is wrong and 3 when some items of many failed.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/term"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	a := &app{
+		environ: os.Environ(),
+		stdin:   os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		terminal: term.IsTerminal(int(os.Stderr.Fd())),
+	}
+	status := a.run(ctx, os.Args[1:])
+	stop()
+	os.Exit(status)
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/capsaga/capsaga/internal/stream"
+)
+
+func (a *app) streamsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "streams", Short: "Show the replication streams: who holds them and how far they are", Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			infos, err := a.streams(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.writeStreams(infos)
+		},
+	}
+}
+
+func (a *app) streams(ctx context.Context) ([]stream.Info, error) {
+	c, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	db, err := a.postgres(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	infos, err := stream.Status(ctx, db.Pool(), c.Prefix)
+	return infos, withSchemaHint(err)
+}
+
+func (a *app) writeStreams(infos []stream.Info) error {
+	if a.output == asJSON {
+		if infos == nil {
+			infos = []stream.Info{}
+		}
+		return writeJSON(a.stdout, infos)
+	}
+	if len(infos) == 0 {
+		a.note("no stream has a slot yet: `capsaga catalog apply` creates what the catalog names")
+		return nil
+	}
+	t := newTable(a.stdout, "NAME", "SLOT", "HOLDER", "ACTIVE", "CONFIRMED", "LAG", "BEHIND", "ERROR")
+	for _, i := range infos {
+		t.row(i.Name, i.Slot, dash(i.Holder), strconv.FormatBool(i.Active), i.ConfirmedLSN.String(),
+			byteCount(i.LagBytes), fmt.Sprintf("%.1fs", i.LagSeconds), dash(i.Error))
+	}
+	return t.flush()
+}
+
+// byteCount is a number of bytes for people.
+func byteCount(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n)/1024, 0
+	for value >= 1024 && unit < len(units)-1 {
+		value, unit = value/1024, unit+1
+	}
+	return fmt.Sprintf("%.1f %ciB", value, units[unit])
+}
