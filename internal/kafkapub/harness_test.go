@@ -120,7 +120,7 @@ func (w *world) flushed() saga.LSN {
 // settle waits until all writes so far are confirmed.
 func (w *world) settle(p *stream.Positions) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
 	lsn := w.flushed()
 	for {

@@ -14,6 +14,14 @@
 // from the holder; standbys look at the slot every 250 ms. So a dead holder is
 // replaced within 5 s, and a live one that lost touch has stopped before.
 //
+// A silent walsender need not be lost: while it passes over a long transaction
+// of tables that are not published it says nothing for 2 s at a time, and a
+// holder that left would begin the same transaction again, for ever. So a holder
+// that has nothing left to publish may ask the database over another connection
+// whether the slot is still its own, and asks once more before it believes what
+// the walsender says after such a silence. The same question stands in for the
+// walsender's words where those wait behind data that there is no room for.
+//
 // # What holds after a crash
 //
 // A position is confirmed only when every record of every transaction before it

@@ -212,10 +212,11 @@ func (r *Reader) holdOver(ctx context.Context, conn *pgconn.PgConn) error {
 }
 
 func (r *Reader) newHold(conn *pgconn.PgConn, lease Lease) *hold {
+	tracker := newTracker(r.config.MaxInFlightBytes, r.config.Positions.advance)
+	tracker.records = &r.stats.Records
 	return &hold{
-		slot: r.config.Slot, conn: conn, lease: lease,
-		tracker: newTracker(r.config.MaxInFlightBytes, r.config.Positions.advance),
-		stats:   &r.stats, observe: r.config.Observe, log: r.log,
+		slot: r.config.Slot, conn: conn, lease: lease, tracker: tracker,
+		stats: &r.stats, observe: r.config.Observe, log: r.log,
 		health: r.health,
 		holds: func(ctx context.Context) (bool, error) {
 			slot, err := readSlot(ctx, r.config.Database, r.config.Slot)

@@ -26,6 +26,11 @@ func (h *hold) receive(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errLost, classify("read from slot "+h.slot, err))
 		}
+		if h.heard.age() > silenceLimit {
+			if err := h.verify(ctx); err != nil {
+				return err
+			}
+		}
 		h.heard.now()
 		switch m := message.(type) {
 		case *pgproto3.CopyData:
@@ -38,6 +43,22 @@ func (h *hold) receive(ctx context.Context) error {
 			return fmt.Errorf("%w: the server ended the stream", errLost)
 		}
 	}
+}
+
+// verify asks the database before words are believed that came after a long
+// silence: they may have been on their way for as long, and another may hold the
+// slot by now.
+func (h *hold) verify(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, silenceLimit)
+	defer cancel()
+	holds, err := h.holds(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	if !holds {
+		return fmt.Errorf("%w: the server gave the slot up", errLost)
+	}
+	return nil
 }
 
 func (h *hold) receiveData(ctx context.Context, data []byte) error {
@@ -79,6 +100,7 @@ func (h *hold) received(lsn saga.LSN) {
 
 // pass hands an event on, and waits while there is no room for it.
 func (h *hold) pass(ctx context.Context, e event) error {
+	h.queued.Add(1)
 	if h.room.TryAcquire(e.bytes) {
 		select {
 		case h.events <- e:

@@ -39,11 +39,13 @@ type hold struct {
 	events chan event
 	room   *semaphore.Weighted // bytes received and not yet dispatched
 	heard  clock               // when the walsender was last heard of
+	known  clock               // as of when the database last said that we hold the slot
 	turned clock               // when keep last came around
 	full   atomic.Bool         // receive waits for room and so hears nothing
 	// replyNow says that the walsender asked for a word.
 	replyNow atomic.Bool
 	notHeld  atomic.Bool
+	queued   atomic.Int64 // events that receive has passed on and dispatch has not done with
 
 	relations map[uint32]*Relation
 	tx        *Transaction
@@ -91,6 +93,7 @@ func (h *hold) run(ctx context.Context) error {
 	dispatching, stopDispatch := context.WithCancel(inner)
 	defer stopDispatch()
 	h.heard.now()
+	h.known.now()
 	h.turned.now()
 
 	var group sync.WaitGroup
@@ -174,17 +177,27 @@ func (h *hold) check(ctx context.Context) error {
 		return fmt.Errorf("%w: this process stood still for %s", errLost, suspended.Round(time.Millisecond))
 	}
 	silence := h.heard.age()
-	if silence > askEvery && h.full.Load() {
-		// The walsender's words wait behind data that there is no room for.
+	if silence > askEvery {
 		go h.askDatabase(ctx)
 	}
 	if h.notHeld.Load() {
 		return fmt.Errorf("%w: the server gave the slot up", errLost)
 	}
-	if silence > silenceLimit {
+	if silence > silenceLimit && !(h.mayWait() && h.known.age() < silenceLimit) {
 		return fmt.Errorf("%w: the walsender was silent for %s", errLost, silence.Round(time.Millisecond))
 	}
 	return nil
+}
+
+// mayWait says that the database's word is enough where the walsender gives
+// none: when its words wait behind data that there is no room for, and when
+// there is nothing left that could be published. The latter is no rarity: while
+// a walsender passes over a long transaction of tables that are not published,
+// it says nothing for half of its timeout, which is our limit, and leaving would
+// only begin the same again. What it says after that is looked at by receive.
+func (h *hold) mayWait() bool {
+	records, _ := h.tracker.waiting()
+	return h.full.Load() || records == 0 && h.queued.Load() == 0
 }
 
 // askDatabase asks whether the slot is still held; the answer is as of the
@@ -196,7 +209,7 @@ func (h *hold) askDatabase(ctx context.Context) {
 	switch holds, err := h.holds(ctx); {
 	case err != nil: // no word
 	case holds:
-		h.heard.advance(asked)
+		h.known.advance(asked)
 	default:
 		h.notHeld.Store(true)
 	}
@@ -215,6 +228,7 @@ func (h *hold) dispatchAll(ctx context.Context) error {
 			}
 			err := h.dispatch(ctx, e)
 			h.room.Release(e.bytes)
+			h.queued.Add(-1)
 			if err != nil {
 				if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 					return nil

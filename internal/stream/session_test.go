@@ -203,8 +203,33 @@ func TestAProcessThatStoodStillLeaves(t *testing.T) {
 	h.turned.at.Store(int64(time.Since(processStart) - 3*time.Second))
 	require.ErrorIs(t, h.check(context.Background()), errLost)
 	require.NoError(t, h.check(context.Background()), "the clock of the loop starts anew")
-	h.heard.at.Store(int64(time.Since(processStart) - 3*time.Second))
-	require.ErrorIs(t, h.check(context.Background()), errLost)
+}
+
+func TestSilenceEndsTheHoldUnlessNothingCanBePublished(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	ago := func(c *clock, d time.Duration) { c.at.Store(int64(time.Since(processStart) - d)) }
+	h := newTestHold(&recorder{})
+	h.holds = func(context.Context) (bool, error) { return false, errors.New("no answer") }
+	p := h.tracker.begin()
+	h.turned.now()
+
+	ago(&h.heard, 3*time.Second)
+	ago(&h.known, 3*time.Second)
+	require.ErrorIs(t, h.check(ctx), errLost, "neither the walsender nor the database says anything")
+	h.known.now()
+	require.NoError(t, h.check(ctx), "the database says that the slot is held, and nothing is in flight")
+
+	done, err := h.tracker.track(ctx, p, 1)
+	require.NoError(t, err)
+	require.ErrorIs(t, h.check(ctx), errLost, "what is in flight must not outlive the limit")
+	h.full.Store(true)
+	require.NoError(t, h.check(ctx), "there is no room to hear the walsender")
+	h.full.Store(false)
+	done(nil)
+	require.NoError(t, h.check(ctx))
+	h.notHeld.Store(true)
+	require.ErrorIs(t, h.check(ctx), errLost)
 }
 
 func TestErrorsHoldNoPassword(t *testing.T) {

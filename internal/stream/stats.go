@@ -11,6 +11,7 @@ type Stats struct {
 	Confirmed    atomic.Uint64 // the last position confirmed, an LSN
 	Transactions atomic.Int64  // handed over whole
 	Changes      atomic.Int64
+	Records      atomic.Int64 // acknowledged
 	InFlight     atomic.Int64 // records not yet acknowledged, as of the last half second
 	// Stalled is for how long, in nanoseconds, nothing was acknowledged although
 	// a transaction is waited for.

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -19,6 +20,8 @@ type tracker struct {
 	wake  chan struct{} // a confirmation or a failure is there to be acted on
 	// onConfirm is told of each confirmation at once, without the lock.
 	onConfirm func(saga.LSN)
+	// records counts acknowledgements, for Stats.
+	records *atomic.Int64
 
 	mu        sync.Mutex
 	queue     []*pending
@@ -37,7 +40,7 @@ type pending struct {
 }
 
 func newTracker(limit int64, onConfirm func(saga.LSN)) *tracker {
-	return &tracker{limit: limit, room: semaphore.NewWeighted(limit), wake: make(chan struct{}, 1), onConfirm: onConfirm}
+	return &tracker{limit: limit, room: semaphore.NewWeighted(limit), wake: make(chan struct{}, 1), onConfirm: onConfirm, records: new(atomic.Int64)}
 }
 
 // recordOverhead is what a record takes in memory beside its bytes.
@@ -80,6 +83,7 @@ func (t *tracker) acknowledge(p *pending, weight int64, err error) {
 		t.signal()
 		return
 	}
+	t.records.Add(1)
 	p.outstanding--
 	t.since = time.Now()
 	t.advance()
