@@ -1,0 +1,63 @@
+package e2e
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// In the middle of 2,000 sagas the worker and each server in turn die by SIGKILL
+// and are started again. Every saga completes; nothing is lost or doubled.
+func TestKillTheWorkerAndEachServer(t *testing.T) {
+	servers := newServers(t)
+	w := newWorld(t)
+	p := w.startWorker()
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	defer cancel()
+	l := newLoad(w, 2000)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		l.run(ctx)
+	}()
+	t.Cleanup(func() { // before the servers go
+		cancel()
+		<-written
+	})
+	faults := []struct {
+		name string
+		kill func()
+	}{
+		{"worker", func() {
+			p.kill()
+			p = w.launchWorker()
+		}},
+		{postgresServer, nil}, {redisServer, nil}, {kafkaServer, nil},
+		{elasticsearchServer, nil}, {temporalServer, nil},
+		{"worker again", func() {
+			p.kill()
+			p = w.launchWorker()
+		}},
+	}
+	for i, fault := range faults {
+		l.reached(t, sharedKeys+int64(i+1)*(l.total-sharedKeys)/int64(len(faults)+2))
+		began := time.Now()
+		t.Logf("%s dies with %d sagas answered and %d being written", fault.name, l.answered.Load(), l.open.Load())
+		if fault.kill != nil {
+			fault.kill()
+		} else {
+			servers.do("kill", fault.name)
+			servers.do("start", fault.name)
+		}
+		t.Logf("%s is back after %s", fault.name, time.Since(began).Round(time.Millisecond))
+	}
+	select {
+	case <-written:
+	case <-ctx.Done():
+		require.NoError(t, ctx.Err(), "%d of %d sagas are answered", l.answered.Load(), l.total)
+	}
+	t.Logf("callers wrote again %d times", l.retries.Load())
+	l.requireAllThere(t, 2*time.Minute)
+}
