@@ -22,11 +22,13 @@ const (
 // schema has everything that changes rows behind a statement's back. Each tuple
 // gets a stamp of its own, so that a row's content tells which change made it.
 //
-// A row of item is rewritten by its immediate trigger (echo), which also changes
-// tally and, where nobody holds it, a neighbour; and again by its deferred trigger
-// (settled). A part changes its item, deferred; and goes or moves with it. A row
-// of item whose n is 0 and a row of tally are left as they were written, so that
-// an insert's own record stays the last one of its key.
+// A row of item is rewritten by its immediate trigger (echo), in a subtransaction
+// that is undone now and then and whose xid is the row's xmin; the trigger also
+// changes tally and, where nobody holds it, a neighbour. The row is rewritten
+// again by its deferred trigger (settled). A part changes its item, deferred; and
+// goes or moves with it. A row of item whose n is 0 and a row of tally are left
+// as they were written, so that an insert's own record stays the last one of its
+// key.
 const schema = `
 CREATE SEQUENCE stamp;
 CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -49,7 +51,11 @@ CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON tally FOR EACH ROW EXECUTE FUNCT
 
 CREATE FUNCTION item_after() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE item SET echo = echo + 1 WHERE id = NEW.id AND NEW.n > 0;
+    BEGIN
+        UPDATE item SET echo = echo + 1 WHERE id = NEW.id AND NEW.n > 0;
+        IF NEW.n % 4 = 2 THEN RAISE EXCEPTION 'undo'; END IF;
+    EXCEPTION WHEN raise_exception THEN NULL;
+    END;
     UPDATE tally SET n = n + 1 WHERE id = NEW.id;
     UPDATE item SET echo = echo + 1 WHERE id = (
         SELECT id FROM item WHERE id = 1 + NEW.id % 20 AND NEW.n % 3 = 1 FOR UPDATE SKIP LOCKED);
