@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,4 +159,18 @@ func (w *world) holder(workers ...*worker) *worker {
 		return fmt.Errorf("the stream's holder is %q", name)
 	})
 	return holder
+}
+
+// awaitLog waits for an entry whose text has all the words.
+func (p *worker) awaitLog(message string, words ...string) {
+	p.t.Helper()
+	stacktest.Eventually(p.t, 30*time.Second, func() error {
+		for _, entry := range p.logged(message) {
+			text := fmt.Sprint(entry)
+			if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(text, word) }) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no log entry %q with %q:\n%s", message, words, tail(p.text(), 10))
+	})
 }
