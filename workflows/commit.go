@@ -76,9 +76,9 @@ func (s *story) end(status saga.Status, e *saga.ErrorInfo) {
 	s.outcome.Steps[0].State, s.outcome.Steps[0].Error = activities.Unsuccessful(status), e
 }
 
-// The bounds of attempts. A quick attempt holds the workflow task, and with it
-// every answer to a caller.
-const (
+// The bounds of quick attempts, which hold the workflow task and with it every
+// answer to a caller. Constants but for tests on a busy machine.
+var (
 	quickCommit = 2 * time.Second
 	// quickCommitCP is longer than the commit's own wait for the synchronous
 	// replica, which would end as "confirmed locally" when cut short.
@@ -88,7 +88,10 @@ const (
 	// leaves with the end of the workflow task, so sinks that hang hold it up for
 	// this long at most.
 	quickSinkAwaited = 150 * time.Millisecond
+)
 
+// The bounds of patient attempts.
+const (
 	commitAttempt   = 10 * time.Second
 	commitAttemptCP = 30 * time.Second
 	sinkAttempt     = 10 * time.Second

@@ -40,7 +40,7 @@ func newStage(t *testing.T) *stage {
 	s.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
 		s.patient = append(s.patient, info.ActivityType.Name)
 	})
-	s.SetTestTimeout(20 * time.Second)
+	s.SetTestTimeout(time.Minute)
 	return s
 }
 

@@ -38,7 +38,7 @@ func newShow(t *testing.T) *show {
 // end waits for the workflow's end and replays its history against the code.
 func (s *show) end(t *testing.T, sagaID string) saga.Outcome {
 	t.Helper()
-	ctx := activitytest.Within(t, 30*time.Second)
+	ctx := activitytest.Within(t, 60*time.Second)
 	var o saga.Outcome
 	require.NoError(t, s.Temporal.GetWorkflow(ctx, saga.WorkflowID(sagaID), "").Get(ctx, &o))
 	s.replay(t, sagaID)
@@ -47,7 +47,7 @@ func (s *show) end(t *testing.T, sagaID string) saga.Outcome {
 
 func (s *show) replay(t *testing.T, sagaID string) {
 	t.Helper()
-	ctx := activitytest.Within(t, 30*time.Second)
+	ctx := activitytest.Within(t, 60*time.Second)
 	history := &historypb.History{}
 	events := s.Temporal.GetWorkflowHistory(ctx, saga.WorkflowID(sagaID), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for events.HasNext() {
@@ -66,7 +66,7 @@ func (s *show) until(t *testing.T, sagaID string, condition func(o saga.Outcome)
 	require.Eventually(t, func() bool {
 		o, err := s.Status(activitytest.Within(t, 10*time.Second), sagaID)
 		return err == nil && condition(o)
-	}, 20*time.Second, 20*time.Millisecond)
+	}, 60*time.Second, 20*time.Millisecond)
 }
 
 func TestServerHistoriesReplay(t *testing.T) {
@@ -75,7 +75,7 @@ func TestServerHistoriesReplay(t *testing.T) {
 		t.Parallel()
 		s := newShow(t)
 		w := activitytest.Write(s.ID("a"))
-		_, err := s.Write(activitytest.Within(t, 20*time.Second), w, client.WaitVisible)
+		_, err := s.Write(activitytest.Within(t, 60*time.Second), w, client.WaitVisible)
 		require.NoError(t, err)
 		require.Equal(t, saga.Completed, s.end(t, w.SagaID).Status)
 	})
@@ -84,7 +84,7 @@ func TestServerHistoriesReplay(t *testing.T) {
 		s := newShow(t)
 		s.Systems.Reject = &saga.ErrorInfo{Code: saga.CodeNotFound, Class: saga.Rejected, Message: "no such row"}
 		w := activitytest.Write(s.ID("a"))
-		_, err := s.Write(activitytest.Within(t, 20*time.Second), w, client.WaitVisible)
+		_, err := s.Write(activitytest.Within(t, 60*time.Second), w, client.WaitVisible)
 		require.NoError(t, err)
 		require.Equal(t, saga.RejectedEnd, s.end(t, w.SagaID).Status)
 	})
@@ -95,7 +95,7 @@ func TestServerHistoriesReplay(t *testing.T) {
 		s.Systems.Kafka.Fail = activitytest.Until(2, activitytest.Unavailable("kafka"))
 		s.Systems.OnCommit = activitytest.Until(2, activitytest.Unavailable("postgres"))
 		w := activitytest.Write(s.ID("a"))
-		_, err := s.Write(activitytest.Within(t, 20*time.Second), w, client.WaitCommitted)
+		_, err := s.Write(activitytest.Within(t, 60*time.Second), w, client.WaitCommitted)
 		require.NoError(t, err)
 		o := s.end(t, w.SagaID)
 		require.Equal(t, saga.Completed, o.Status)
@@ -107,7 +107,7 @@ func TestServerHistoriesReplay(t *testing.T) {
 		s := newShow(t)
 		s.Systems.Elasticsearch.Fail = activitytest.Until(2, activitytest.Rejected("elasticsearch"))
 		w := activitytest.Write(s.ID("a"))
-		ctx := activitytest.Within(t, 20*time.Second)
+		ctx := activitytest.Within(t, 60*time.Second)
 		o, err := s.Write(ctx, w, client.WaitVisible)
 		require.NoError(t, err)
 		require.Equal(t, saga.Parked, o.Status)
@@ -127,7 +127,7 @@ func TestServerHistoriesReplay(t *testing.T) {
 		s := newShow(t)
 		s.Systems.OnCommit = activitytest.Until(1000, activitytest.Unavailable("postgres"))
 		w := activitytest.Write(s.ID("a"))
-		ctx := activitytest.Within(t, 20*time.Second)
+		ctx := activitytest.Within(t, 60*time.Second)
 		require.NoError(t, s.Start(ctx, w))
 		s.until(t, w.SagaID, func(o saga.Outcome) bool { return o.Steps[0].State == saga.StepRetrying })
 		require.NoError(t, s.Temporal.CancelWorkflow(ctx, saga.WorkflowID(w.SagaID), ""))
@@ -145,7 +145,7 @@ func TestServerHistoriesReplay(t *testing.T) {
 			return nil
 		}
 		w := activitytest.Write(s.ID("a"))
-		ctx := activitytest.Within(t, 20*time.Second)
+		ctx := activitytest.Within(t, 60*time.Second)
 		_, err := s.Write(ctx, w, client.WaitCommitted)
 		require.NoError(t, err)
 		require.NoError(t, s.Temporal.CancelWorkflow(ctx, saga.WorkflowID(w.SagaID), ""))
@@ -158,7 +158,7 @@ func TestServerHistoriesReplay(t *testing.T) {
 func TestServerSagaStartedByAnotherSDK(t *testing.T) {
 	t.Parallel()
 	s := newShow(t)
-	ctx := activitytest.Within(t, 20*time.Second)
+	ctx := activitytest.Within(t, 60*time.Second)
 	id := s.ID("a")
 	plain := map[string]any{"saga_id": id, "mutations": []any{map[string]any{
 		"entity": "products", "op": "upsert", "row": map[string]any{"id": 42, "title": "Lamp"},
@@ -178,7 +178,7 @@ func TestServerAnotherWorkerFinishesTheSaga(t *testing.T) {
 	s := newShow(t)
 	stop := s.StartWorker(t)
 	s.Systems.Kafka.Fail = activitytest.Until(6, activitytest.Unavailable("kafka"))
-	ctx := activitytest.Within(t, 30*time.Second)
+	ctx := activitytest.Within(t, 60*time.Second)
 	var writes []saga.Write
 	for i := range 10 {
 		w := activitytest.Write(s.ID(fmt.Sprint(i)))
