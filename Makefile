@@ -10,12 +10,12 @@ TOOLS := $(BIN)/tools
 # Go stamps the revision into the programs where git can tell it. A checkout that
 # git does not trust, as another user's, builds without.
 BUILDVCS := $(shell git status --short >/dev/null 2>&1 && echo auto || echo false)
-GOBUILD := go build -trimpath -buildvcs=$(BUILDVCS)
+# The flags are those of "go test", so that both use the same compiled packages.
+GOBUILD := go build -buildvcs=$(BUILDVCS)
 
-# Packages whose tests need no server: they run under the race detector, too,
-# where there is a C compiler. The others' time is the servers', and they run once.
-PURE := ./saga ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/ndjson/... ./internal/notify/...
-CGO := $(shell go env CGO_ENABLED)
+# Packages whose tests run under the race detector, where there is a C compiler.
+# The others spend their time in the servers, and would take twice as long.
+RACED := ./saga/... ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/ndjson/... ./internal/notify/...
 
 .PHONY: help
 help: ## Show this list
@@ -38,12 +38,7 @@ down: ## Stop the demo's stack; its data stays
 
 .PHONY: test
 test: build ## Run all tests on a stack of their own
-ifeq ($(CGO),1)
-	go test -race -count=1 $(PURE)
-else
-	@echo "no C compiler: the race detector is left out"
-endif
-	.ci/with-stack go test -p 1 -count=1 -timeout 30m ./...
+	RACED="$(RACED)" .ci/with-stack .ci/tests
 
 .PHONY: bench
 bench: build ## Measure: the benchmarks of all packages, on the tests' stack
