@@ -92,7 +92,8 @@ func (a *app) get(ctx context.Context, entity, text, from string) (rowAnswer, er
 		key = saga.EncodeKey(texts)
 	}
 	answer := rowAnswer{Entity: entity, Key: key, Source: from}
-	return answer, a.read(ctx, c, db, e, &answer)
+	err = a.read(ctx, c, db, e, &answer)
+	return answer, err
 }
 
 // isBadValue tells a key that PostgreSQL refuses from one that it was not asked
@@ -145,13 +146,14 @@ func notASink(e *saga.Entity, sink saga.Sink) error {
 
 // writeRow prints the answer and makes an absent row an error.
 func (a *app) writeRow(answer rowAnswer) error {
-	print := a.printRow
-	if a.output == asJSON {
-		print = func(r rowAnswer) error { return writeJSON(a.stdout, r) }
-	} else if !answer.Found {
-		print = func(rowAnswer) error { return nil }
+	var err error
+	switch {
+	case a.output == asJSON:
+		err = writeJSON(a.stdout, answer)
+	case answer.Found:
+		err = a.printRow(answer)
 	}
-	if err := print(answer); err != nil || answer.Found {
+	if err != nil || answer.Found {
 		return err
 	}
 	deleted := ""

@@ -91,7 +91,8 @@ func (a *app) writeFile(ctx context.Context, name string, o writeOptions) error 
 	}
 	a.warnOfNoWorker(ctx, temporal, c)
 	run := &writing{
-		sagas: sagas, level: client.Level(o.wait), timeout: o.timeout, concurrency: o.concurrency,
+		sagas: sagas, ping: pinger(temporal),
+		level: client.Level(o.wait), timeout: o.timeout, concurrency: o.concurrency,
 		report: a.newWriteReport(size),
 	}
 	return run.do(ctx, input)
@@ -133,6 +134,14 @@ func (a *app) warnOfNoWorker(ctx context.Context, temporal sdkclient.Client, c c
 	described, err := temporal.DescribeTaskQueue(ctx, queue, enumspb.TASK_QUEUE_TYPE_WORKFLOW)
 	if err == nil && len(described.GetPollers()) == 0 {
 		a.note("no worker polls task queue %s: the sagas wait until a capsaga-worker runs with prefix %s", queue, c.Prefix)
+	}
+}
+
+// pinger asks whether Temporal is there at all.
+func pinger(temporal sdkclient.Client) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := temporal.CheckHealth(ctx, &sdkclient.CheckHealthRequest{})
+		return err
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 // are under way.
 type writing struct {
 	sagas       writer
+	ping        func(context.Context) error // whether Temporal is there
 	level       client.Level
 	timeout     time.Duration
 	concurrency int
@@ -98,18 +99,39 @@ func (w *writing) line(ctx context.Context, line ndjson.Line) lineOutcome {
 	if err != nil {
 		return refusedLine(line.Number, sagaIDOf(line.Data), err)
 	}
-	waiting, cancel := context.WithTimeout(ctx, w.timeout)
-	defer cancel()
-	o, err := w.sagas.Write(waiting, *write, w.level)
-	if err == nil {
-		w.away.Store(0)
-		return lineOutcome{Line: line.Number, Outcome: o}
+	o, err := w.write(ctx, *write)
+	if err != nil {
+		o = w.unanswered(ctx, write.SagaID, err)
 	}
-	return lineOutcome{Line: line.Number, Outcome: w.unanswered(ctx, write.SagaID, err)}
+	return lineOutcome{Line: line.Number, Outcome: o}
 }
 
-// statusTimeout bounds the second look at a saga whose wait has ended.
-const statusTimeout = 2 * time.Second
+// retryPause is the time between tries of a write that Temporal did not take.
+const retryPause = 500 * time.Millisecond
+
+// write writes one saga, again and again while Temporal does not take it: that is
+// safe, as the saga's id makes all tries one.
+func (w *writing) write(ctx context.Context, write saga.Write) (saga.Outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	for {
+		o, err := w.sagas.Write(ctx, write, w.level)
+		if err == nil {
+			w.away.Store(0)
+		}
+		if err == nil || saga.ClassOf(err) != saga.Unavailable {
+			return o, err
+		}
+		select {
+		case <-ctx.Done():
+			return o, err
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+// lookTimeout bounds the second look at a saga whose wait has ended.
+const lookTimeout = 2 * time.Second
 
 // unanswered is the outcome of a saga whose wait failed: refused for good, or as
 // far as it is known to be.
@@ -118,19 +140,29 @@ func (w *writing) unanswered(ctx context.Context, sagaID string, err error) saga
 		w.away.Store(0)
 		return saga.Outcome{SagaID: sagaID, Status: saga.Failed, Error: errorInfo(err)}
 	}
-	looking, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTimeout)
+	looking, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer cancel()
 	o, lookErr := w.sagas.Status(looking, sagaID)
 	if lookErr != nil {
 		o = saga.Outcome{SagaID: sagaID, Status: saga.Pending}
-		if saga.ClassOf(lookErr) != saga.Rejected {
-			w.away.Add(1)
-		}
+		w.countAway(ctx)
 	}
 	if o.Error == nil {
 		o.Error = errorInfo(err)
 	}
 	return o
+}
+
+// countAway tells a Temporal that is gone, for which reading on is useless, from
+// sagas that are slow.
+func (w *writing) countAway(ctx context.Context) {
+	pinging, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+	defer cancel()
+	if w.ping(pinging) == nil {
+		w.away.Store(0)
+		return
+	}
+	w.away.Add(1)
 }
 
 // reached reports whether an outcome is what was waited for. A parked saga has
