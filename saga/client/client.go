@@ -55,6 +55,9 @@ type Options struct {
 // before it asks Temporal: another worker may run the saga.
 const notificationGrace = 200 * time.Millisecond
 
+// notReadyPause is the time between questions to a workflow whose tasks fail.
+const notReadyPause = 500 * time.Millisecond
+
 // Client writes sagas and waits for them. It is safe for concurrent use.
 type Client struct {
 	temporal sdkclient.Client
@@ -91,7 +94,7 @@ func (c *Client) Write(ctx context.Context, w saga.Write, level Level) (saga.Out
 		StartWorkflowOperation: start,
 		UpdateOptions:          wait(w.SagaID, level, digest),
 	})
-	return c.answer(ctx, w.SagaID, digest, handle, err)
+	return c.answer(ctx, w.SagaID, digest, level, handle, err)
 }
 
 // writeHere starts a saga in this process.
@@ -101,7 +104,7 @@ func (c *Client) writeHere(ctx context.Context, w saga.Write, digest string, lev
 	options := c.start(&w)
 	options.EnableEagerStart = true
 	if _, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w); err != nil {
-		return c.answer(ctx, w.SagaID, digest, nil, err)
+		return c.answer(ctx, w.SagaID, digest, level, nil, err)
 	}
 	grace := time.NewTimer(notificationGrace)
 	defer grace.Stop()
@@ -152,7 +155,7 @@ func (c *Client) Wait(ctx context.Context, sagaID string, level Level) (saga.Out
 
 func (c *Client) wait(ctx context.Context, sagaID, digest string, level Level) (saga.Outcome, error) {
 	handle, err := c.temporal.UpdateWorkflow(ctx, wait(sagaID, level, digest))
-	return c.answer(ctx, sagaID, digest, handle, err)
+	return c.answer(ctx, sagaID, digest, level, handle, err)
 }
 
 // Status returns where a saga stands.
@@ -178,8 +181,8 @@ func (c *Client) Status(ctx context.Context, sagaID string) (saga.Outcome, error
 }
 
 // answer reads an update's answer. A saga that had finished before the update
-// came is answered by its result.
-func (c *Client) answer(ctx context.Context, sagaID, digest string, handle sdkclient.WorkflowUpdateHandle, err error) (saga.Outcome, error) {
+// came is answered by its result; one whose worker is in trouble is asked again.
+func (c *Client) answer(ctx context.Context, sagaID, digest string, level Level, handle sdkclient.WorkflowUpdateHandle, err error) (saga.Outcome, error) {
 	var o saga.Outcome
 	if err == nil {
 		err = handle.Get(ctx, &o)
@@ -189,6 +192,14 @@ func (c *Client) answer(ctx context.Context, sagaID, digest string, handle sdkcl
 	}
 	if closedBefore(err) {
 		return c.result(ctx, sagaID, digest)
+	}
+	if notReady(err) {
+		select {
+		case <-ctx.Done():
+			return saga.Outcome{}, c.unfinished(sagaID, err)
+		case <-time.After(notReadyPause):
+			return c.wait(ctx, sagaID, digest, level)
+		}
 	}
 	return saga.Outcome{}, c.failed(ctx, sagaID, err)
 }

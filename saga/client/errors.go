@@ -45,6 +45,13 @@ func closedBefore(err error) bool {
 		errors.As(err, &outlived) && outlived.Type() == updateOutlived
 }
 
+// notReady reports whether the saga runs, but its workflow tasks fail for now, as
+// when a worker is overloaded or was deployed broken.
+func notReady(err error) bool {
+	var failing *serviceerror.WorkflowNotReady
+	return errors.As(err, &failing)
+}
+
 // failed says in the caller's words what went wrong with Temporal.
 func (c *Client) failed(ctx context.Context, sagaID string, err error) error {
 	var refusal *temporal.ApplicationError
