@@ -147,7 +147,7 @@ func (w *writing) unanswered(ctx context.Context, sagaID string, err error) saga
 		o = saga.Outcome{SagaID: sagaID, Status: saga.Pending}
 		w.countAway(ctx)
 	}
-	if o.Error == nil {
+	if o.Error == nil && !w.reached(o) {
 		o.Error = errorInfo(err)
 	}
 	return o
