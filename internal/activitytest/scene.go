@@ -46,7 +46,11 @@ func NewScene(t testing.TB) *Scene {
 // the test's end.
 func (s *Scene) StartWorker(t testing.TB) (stop func()) {
 	t.Helper()
-	w := worker.New(s.Temporal, s.Prefix.TaskQueue(), worker.Options{})
+	w := worker.New(s.Temporal, s.Prefix.TaskQueue(), worker.Options{
+		// The largest write needs 0.1 s of computing in the workflow, which a busy
+		// machine with the race detector makes seconds: no deadlock.
+		DeadlockDetectionTimeout: 20 * time.Second,
+	})
 	workflows.Register(w)
 	w.RegisterActivity(s.Systems.Activities(s.Hub))
 	require.NoError(t, w.Start())
