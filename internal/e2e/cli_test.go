@@ -185,7 +185,7 @@ func TestBadInput(t *testing.T) {
 	// In one run the order of lines is not told, so what builds on others comes now.
 	for _, line := range []struct{ id, text, code, says string }{
 		{"1", mutation(`{"entity":"products","op":"insert","row":{"id":1,"title":"another","stock":1}}`), saga.CodeSagaIDReused, "other content"},
-		{"twice", mutation(`{"entity":"products","op":"insert","row":{"id":1,"title":"Lamp"}}`), saga.CodeAlreadyExists, "1"},
+		{"twice", mutation(`{"entity":"products","op":"insert","row":{"id":1,"title":"Lamp"}}`), saga.CodeConstraintViolation, "products_pkey"},
 		{"unmet", mutation(`{"entity":"products","op":"patch","key":{"id":1},"add":{"stock":-2},"expect":{"where":[["stock",">=",2]]}}`), saga.CodeExpectUnmet, "stock"},
 	} {
 		r := w.capsaga(strings.Replace(line.text, "SAGA", w.id("%s", line.id), 1), "write", "-", "-o", "json")
