@@ -219,6 +219,5 @@ func TestServerTakesTheLargestWrite(t *testing.T) {
 	for _, step := range o.Steps {
 		require.Equal(t, 2, step.Attempts, step.Name)
 	}
-	s.end(t, w.SagaID)
 	t.Logf("%d mutations", len(w.Mutations))
 }
