@@ -155,7 +155,13 @@ func (db *DB) readMark(ctx context.Context) (highWater, error) {
 		}
 	}
 	if highest == (highWater{}) && len(away) > 0 {
-		return highest, fmt.Errorf("the high-water mark of the WAL is not known: %w", errors.Join(away...))
+		// Whatever a store says of itself, such as that the password is wrong, it is
+		// no fault of the write that waits for the mark.
+		err := errors.Join(away...)
+		return highest, &saga.Error{
+			Class: saga.Unavailable, System: "postgres", Code: saga.CodeUnavailable, Err: err,
+			Message: fmt.Sprintf("the high-water mark of the WAL is not known: %s", err),
+		}
 	}
 	return highest, nil
 }

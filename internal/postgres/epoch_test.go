@@ -87,10 +87,12 @@ func TestEpochOfTheMarkIsOvertaken(t *testing.T) {
 
 // Without the mark a restored snapshot cannot be told, so nothing commits.
 func TestNoCommitWithoutTheMark(t *testing.T) {
-	mark := &memoryMark{err: errors.New("away")}
+	refused := &saga.Error{Class: saga.Rejected, System: "redis", Code: saga.CodeRejected, Message: "the password is wrong"}
+	mark := &memoryMark{err: refused}
 	f := setup(t, postgres.WithMarks(mark))
 	_, err := f.Commit(t.Context(), f.request(`{"saga_id":"a","mutations":[{"entity":"products","op":"insert","row":{"id":1,"title":"one"}}]}`))
-	require.Error(t, err)
+	require.ErrorContains(t, err, "the password is wrong")
+	assert.Equal(t, saga.Unavailable, saga.ClassOf(err), "a store that is set up wrongly rejects no write")
 	mark.err = nil
 	f.committed(`{"saga_id":"a","mutations":[{"entity":"products","op":"insert","row":{"id":1,"title":"one"}}]}`)
 }
