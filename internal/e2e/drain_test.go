@@ -24,18 +24,22 @@ func TestDrain(t *testing.T) {
 	const callers = 32
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	var written atomic.Int64
+	var written, slowest atomic.Int64
 	var enough atomic.Bool
 	var group sync.WaitGroup
 	for range callers {
 		group.Go(func() {
 			for !enough.Load() && ctx.Err() == nil {
 				n := written.Add(1)
+				began := time.Now()
 				o, err := w.client.Write(ctx, saga.Write{SagaID: w.id("%d", n), Mutations: []saga.Mutation{
 					upsert("products", "id", n%100, "title", w.id("%d", n)),
 				}}, client.WaitCommitted)
 				if err != nil || o.Version == 0 {
 					t.Errorf("saga %d: %+v, %v", n, o, err)
+				}
+				for took := int64(time.Since(began)); took > slowest.Load(); {
+					slowest.Store(took)
 				}
 			}
 		})
@@ -66,6 +70,6 @@ func TestDrain(t *testing.T) {
 		sagas[w.id("%d", n)] = 1
 		require.Equal(t, saga.Completed, w.await(w.id("%d", n)).Status)
 	}
-	t.Logf("%d sagas", len(sagas))
+	t.Logf("%d sagas, the slowest answered after %s", len(sagas), time.Duration(slowest.Load()))
 	w.requireConverged(sagas)
 }

@@ -179,7 +179,7 @@ func (l *load) fail(format string, args ...any) {
 // still being written.
 func (l *load) reached(t testing.TB, answered int64) {
 	t.Helper()
-	stacktest.Eventually(t, 2*time.Minute, func() error {
+	stacktest.Eventually(t, 5*time.Minute, func() error {
 		if n := l.answered.Load(); n < answered {
 			return fmt.Errorf("%d sagas are answered of %d; %d are being written", n, answered, l.open.Load())
 		}
@@ -201,6 +201,7 @@ func (l *load) requireAllThere(t testing.TB, within time.Duration) {
 		}
 		return nil
 	})
+	t.Logf("all have completed")
 	l.requireOutcomes(t)
 	rows := l.w.inPostgres("products")
 	for key := 1; key <= sharedKeys; key++ {
