@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -51,8 +52,8 @@ func TestDrain(t *testing.T) {
 	t.Cleanup(stop)
 	reached := func(n int64) {
 		stacktest.Eventually(t, time.Minute, func() error {
-			if written.Load() < n {
-				return context.DeadlineExceeded
+			if is := written.Load(); is < n {
+				return fmt.Errorf("%d sagas are written of %d", is, n)
 			}
 			return nil
 		})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"testing"
 	"time"
 
@@ -47,13 +46,6 @@ type envelope struct {
 
 func (e event) id() string     { return e.headers[saga.HeaderEventID] }
 func (e event) sagaID() string { return e.headers[saga.HeaderSagaID] }
-
-func (e event) generation(t testing.TB) int64 {
-	t.Helper()
-	n, err := strconv.ParseInt(e.headers[saga.HeaderGeneration], 10, 64)
-	require.NoError(t, err)
-	return n
-}
 
 // events reads a table's topic from its start to what is its end now; each
 // partition's records are in order.

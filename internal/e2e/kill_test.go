@@ -11,8 +11,8 @@ import (
 // In the middle of 2,000 sagas the worker and each server in turn die by SIGKILL
 // and are started again. Every saga completes; nothing is lost or doubled.
 func TestKillTheWorkerAndEachServer(t *testing.T) {
-	servers := newServers(t)
 	w := newWorld(t)
+	servers := newServers(t)
 	p := w.startWorker()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()

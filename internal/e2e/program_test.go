@@ -74,7 +74,8 @@ const (
 )
 
 // servers commands the stack's servers, and starts all of them again when the
-// test ends, however it ends.
+// test ends, however it ends. Made after the test's world, it does so before the
+// world is taken down.
 type servers struct {
 	t testing.TB
 }

@@ -15,8 +15,8 @@ import (
 // Without its replica PostgreSQL keeps writes that want it waiting for a bounded
 // time, says that they are committed, and delays no others.
 func TestReplicaStopped(t *testing.T) {
-	servers := newServers(t)
 	w := newWorld(t)
+	servers := newServers(t)
 	w.startWorker()
 	write := func(id string, consistency saga.Consistency) (saga.Outcome, time.Duration) {
 		t.Helper()
