@@ -32,7 +32,8 @@ demo: build ## Start the local stack, write the demo's films and follow one writ
 	go run -buildvcs=false ./deploy/demo
 
 .PHONY: down
-down: ## Stop the demo's stack; its data stays
+down: ## Stop the demo's worker and stack; the data stays
+	go run -buildvcs=false ./deploy/demo down
 	$(GOBUILD) -o $(BIN)/capsaga-local ./deploy/local
 	$(BIN)/capsaga-local down
 

@@ -31,7 +31,10 @@ func ParseWrite(data []byte) (*Write, error) {
 	if err := json.Unmarshal(data, w); err != nil {
 		return nil, invalid("%s", describeJSON(err))
 	}
-	return w, w.Validate()
+	if err := w.Validate(); err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // checkJSON walks the tokens for what encoding/json lets pass.

@@ -189,3 +189,8 @@ func TestClassOf(t *testing.T) {
 	assert.Equal(t, saga.Rejected, saga.ClassOf(fmt.Errorf("wrapped: %w", &saga.Error{Class: saga.Rejected})))
 	assert.Equal(t, saga.Unavailable, saga.ClassOf(errors.New("what nobody knows")))
 }
+
+func TestWorkflowID(t *testing.T) {
+	assert.Equal(t, "saga/order-1001 a/b:c", saga.WorkflowID("order-1001 a/b:c"))
+	assert.Equal(t, "saga/%C3%BC%0A%25C3", saga.WorkflowID("ü\n%C3"))
+}

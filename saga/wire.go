@@ -52,8 +52,21 @@ const (
 	HeaderTraceState  = "tracestate"
 )
 
-// WorkflowID returns the Temporal workflow id of a saga.
-func WorkflowID(sagaID string) string { return "saga/" + sagaID }
+// WorkflowID returns the Temporal workflow id of a saga: "saga/" and the saga id,
+// in which "%" and every byte outside of printable ASCII is percent-encoded, as
+// Temporal's clients send a workflow id in a header that takes no others.
+func WorkflowID(sagaID string) string {
+	var b strings.Builder
+	b.WriteString("saga/")
+	for i := range len(sagaID) {
+		if c := sagaID[i]; c < ' ' || c > '~' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
 
 // WaitInput is the argument of the updates committed and visible.
 type WaitInput struct {
@@ -85,9 +98,9 @@ type OwnedKeys struct {
 	Keys  []string `json:"keys"`  // KEYENC
 }
 
-// EventID identifies one change for ever: the epoch, the commit LSN of its
-// transaction and its index among the changes of that transaction. A consumer
-// that drops ids it has seen sees each change once.
+// EventID identifies one record for ever: the epoch, the commit LSN of its
+// transaction and its index in that transaction. A consumer that drops ids it has
+// seen sees each record once.
 func EventID(epoch Epoch, commit LSN, index int) string {
 	return fmt.Sprintf("%d:%s:%d", epoch, commit, index)
 }

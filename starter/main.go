@@ -10,21 +10,15 @@ import (
 	"os/signal"
 	"syscall"
 
-	goredis "github.com/redis/go-redis/v9"
 	"golang.org/x/term"
+
+	"github.com/capsaga/capsaga/internal/redis"
 )
-
-// silence drops the log of Redis's driver, which would stand between the answers:
-// its failures come as errors.
-type silence struct{}
-
-// Printf does nothing.
-func (silence) Printf(context.Context, string, ...any) {}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	goredis.SetLogger(silence{})
+	redis.Silence()
 	a := &app{
 		environ: os.Environ(),
 		stdin:   os.Stdin, stdout: os.Stdout, stderr: os.Stderr,

@@ -10,20 +10,21 @@ import (
 // parts are the goroutines that a worker runs beside its sagas. They end when
 // the worker has drained.
 type parts struct {
-	ctx   context.Context
-	group *errgroup.Group
+	group  errgroup.Group
+	cancel []context.CancelFunc
 }
 
-func newParts(ctx context.Context) *parts {
-	return &parts{ctx: ctx, group: &errgroup.Group{}}
-}
-
-func (p *parts) start(run func(context.Context) error) {
-	p.group.Go(func() error { return run(p.ctx) })
+// start runs a part until stop.
+func (p *parts) start(ctx context.Context, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p.cancel = append(p.cancel, cancel)
+	p.group.Go(func() error { return run(ctx) })
 }
 
 // stop ends all parts, waits for them and returns what went wrong.
-func (p *parts) stop(cancel context.CancelFunc, err error) error {
-	cancel()
+func (p *parts) stop(err error) error {
+	for _, cancel := range p.cancel {
+		cancel()
+	}
 	return errors.Join(err, p.group.Wait())
 }

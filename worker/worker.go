@@ -242,9 +242,7 @@ const noHTTP = "off"
 // Run may be called once.
 func (w *Worker) Run(ctx context.Context) error {
 	defer w.close()
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	parts := newParts(background)
+	var parts parts
 	if w.config.HTTPAddress != noHTTP {
 		listener, err := listen(ctx, w.config.HTTPAddress, w.log)
 		if err != nil {
@@ -252,7 +250,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 		w.log.Info("serves health and metrics", "address", listener.Addr().String())
 		server := &http.Server{Handler: w.health.routes(w.telemetry.Handler()), ReadHeaderTimeout: 5 * time.Second}
-		parts.start(func(ctx context.Context) error {
+		parts.start(ctx, func(ctx context.Context) error {
 			defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 				return err
@@ -261,19 +259,19 @@ func (w *Worker) Run(ctx context.Context) error {
 		})
 	}
 	if err := w.awaitSchema(ctx); err != nil {
-		return parts.stop(stop, nil) // told to stop before it began
+		return parts.stop(nil) // told to stop before it began
 	}
 	if w.reader != nil {
-		parts.start(w.reader.Run)
+		parts.start(ctx, w.reader.Run)
 	}
-	parts.start(w.advanceMark)
+	parts.start(ctx, w.advanceMark)
 	if !slices.Contains(w.config.Roles, RoleSagas) {
 		w.health.polling.Store(true)
 		<-ctx.Done()
-		return parts.stop(stop, nil)
+		return parts.stop(nil)
 	}
 	err := w.runSagas(ctx)
-	return parts.stop(stop, err)
+	return parts.stop(err)
 }
 
 // runSagas polls until ctx ends and then lets running activities finish.
@@ -282,6 +280,13 @@ func (w *Worker) runSagas(ctx context.Context) error {
 	for {
 		worker := sdkworker.New(w.temporal, w.config.Systems.Prefix.TaskQueue(), sdkworker.Options{
 			WorkerStopTimeout: w.config.DrainTimeout,
+			// A fixed number of pollers can all wait on the sticky queue, after a stale
+			// hint of a backlog there: then new sagas stand still until the poll ends, a
+			// minute later. The autoscaled ones always keep one on the normal queue.
+			WorkflowTaskPollerBehavior: sdkworker.NewPollerBehaviorAutoscaling(sdkworker.PollerBehaviorAutoscalingOptions{}),
+			ActivityTaskPollerBehavior: sdkworker.NewPollerBehaviorAutoscaling(sdkworker.PollerBehaviorAutoscalingOptions{}),
+			// The largest write takes a tenth of a second of a core, and more on a busy one.
+			DeadlockDetectionTimeout: deadlockTimeout,
 			OnFatalError: func(err error) {
 				select {
 				case fatal <- err:
@@ -313,7 +318,8 @@ func (w *Worker) runSagas(ctx context.Context) error {
 }
 
 const (
-	retryEvery = 2 * time.Second
+	retryEvery      = 2 * time.Second
+	deadlockTimeout = 5 * time.Second
 	// markEvery bounds how much of the WAL a restored snapshot can take back
 	// without being told.
 	markEvery = time.Second

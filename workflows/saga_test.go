@@ -21,11 +21,10 @@ import (
 // stage is a workflow environment in memory, with what ran in it.
 type stage struct {
 	*testsuite.TestWorkflowEnvironment
-	t        *testing.T
-	systems  *activitytest.Systems
-	local    []string // activities in the order of their starts
-	patient  []string
-	statuses []string // of the search attribute, in order
+	t       *testing.T
+	systems *activitytest.Systems
+	local   []string // activities in the order of their starts
+	patient []string
 }
 
 func newStage(t *testing.T) *stage {

@@ -20,9 +20,10 @@ const folder = ".capsaga/demo"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	d := &demo{out: os.Stdout}
-	if err := d.run(ctx); err != nil {
+	err := d.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -36,7 +37,7 @@ type demo struct {
 
 func (d *demo) run(ctx context.Context) error {
 	if len(os.Args) > 1 && os.Args[1] == "down" {
-		return stopWorker()
+		return stopWorker(ctx)
 	}
 	for _, step := range []struct {
 		title string

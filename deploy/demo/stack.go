@@ -86,7 +86,7 @@ func (d *demo) catalog(ctx context.Context) error {
 
 // worker starts one that outlives the demo, in place of an earlier demo's.
 func (d *demo) worker(ctx context.Context) error {
-	if err := stopWorker(); err != nil {
+	if err := stopWorker(ctx); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -98,8 +98,9 @@ func (d *demo) worker(ctx context.Context) error {
 	}
 	defer func() { _ = log.Close() }()
 	fmt.Fprintf(d.out, "$ bin/capsaga-worker 2>%s &\n", log.Name())
-	c := exec.Command("bin/capsaga-worker")
-	c.Env, c.Stdout, c.Stderr = append(d.env, "CAPSAGA_HTTP_ADDRESS="+workerAddress), log, log
+	d.env = append(d.env, "CAPSAGA_HTTP_ADDRESS="+workerAddress)
+	c := exec.CommandContext(context.WithoutCancel(ctx), "bin/capsaga-worker") // it stays when the demo ends
+	c.Env, c.Stdout, c.Stderr = d.env, log, log
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {
 		return err
@@ -145,7 +146,7 @@ func pidFile() string { return filepath.Join(folder, "worker.pid") }
 
 // stopWorker ends the worker of an earlier demo, if it still runs. A process id
 // may have gone to another program since, so the program's name is looked at.
-func stopWorker() error {
+func stopWorker(ctx context.Context) error {
 	text, err := os.ReadFile(pidFile())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -154,13 +155,13 @@ func stopWorker() error {
 		return err
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || !isWorker(pid) {
+	if err != nil || !isWorker(ctx, pid) {
 		return os.Remove(pidFile())
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("stop the worker of an earlier demo, process %d: %w", pid, err)
 	}
-	for deadline := time.Now().Add(time.Minute); isWorker(pid); {
+	for deadline := time.Now().Add(time.Minute); isWorker(ctx, pid); {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the worker of an earlier demo, process %d, has not ended a minute after SIGTERM", pid)
 		}
@@ -169,8 +170,8 @@ func stopWorker() error {
 	return os.Remove(pidFile())
 }
 
-func isWorker(pid int) bool {
-	out, err := exec.Command("ps", "-o", "stat=,comm=", "-p", strconv.Itoa(pid)).Output()
+func isWorker(ctx context.Context, pid int) bool {
+	out, err := exec.CommandContext(ctx, "ps", "-o", "stat=,comm=", "-p", strconv.Itoa(pid)).Output()
 	fields := strings.Fields(string(out))
 	return err == nil && len(fields) == 2 && !strings.HasPrefix(fields[0], "Z") && strings.HasPrefix(fields[1], "capsaga-worke")
 }

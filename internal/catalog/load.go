@@ -114,7 +114,7 @@ func (d *decoder) document(content []byte) *yaml.Node {
 	var document, second yaml.Node
 	reader := yaml.NewDecoder(bytes.NewReader(content))
 	err := reader.Decode(&document)
-	if err == io.EOF || err == nil && len(document.Content) == 0 {
+	if errors.Is(err, io.EOF) || err == nil && len(document.Content) == 0 {
 		d.problemAt(1, "", "the file is empty: want version, kafka_tables and entities")
 		return nil
 	}
@@ -124,7 +124,7 @@ func (d *decoder) document(content []byte) *yaml.Node {
 	}
 	if err := reader.Decode(&second); err == nil {
 		d.problemAt(max(second.Line, 1), "", "a second YAML document begins here: a catalog is one document")
-	} else if err != io.EOF {
+	} else if !errors.Is(err, io.EOF) {
 		d.syntax(err)
 		return nil
 	}

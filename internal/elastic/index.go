@@ -117,7 +117,7 @@ func (s *Store) putTemplate(ctx context.Context, alias string, template map[stri
 	if err != nil {
 		return nil, err
 	}
-	if err := s.call(ctx, "create index template "+alias, http.MethodPut, path, template, nil); err != nil {
+	if err := s.call(ctx, "create index template "+alias, http.MethodPut, path, template); err != nil {
 		return nil, err
 	}
 	if there {
@@ -132,7 +132,7 @@ func (s *Store) putTemplate(ctx context.Context, alias string, template map[stri
 func (s *Store) createIndex(ctx context.Context, alias, index string) (created []string, err error) {
 	type object = map[string]any
 	body := object{"aliases": object{alias: object{"is_write_index": true}}}
-	err = s.call(ctx, "create index "+index, http.MethodPut, "/"+index, body, nil)
+	err = s.call(ctx, "create index "+index, http.MethodPut, "/"+index, body)
 	if err == nil {
 		return []string{"index " + index, "alias " + alias}, nil
 	}
@@ -144,7 +144,7 @@ func (s *Store) createIndex(ctx context.Context, alias, index string) (created [
 		return nil, err
 	}
 	add := object{"actions": []object{{"add": object{"index": index, "alias": alias, "is_write_index": true}}}}
-	if err := s.call(ctx, "create alias "+alias, http.MethodPost, "/_aliases", add, nil); err != nil {
+	if err := s.call(ctx, "create alias "+alias, http.MethodPost, "/_aliases", add); err != nil {
 		return nil, err
 	}
 	return []string{"alias " + alias}, nil
@@ -154,7 +154,7 @@ func (s *Store) createIndex(ctx context.Context, alias, index string) (created [
 // sees to the life of its tombstones.
 func (s *Store) updateIndex(ctx context.Context, alias string, sink *saga.ElasticsearchSink) (changed []string, err error) {
 	life := map[string]any{gcDeletes: tombstoneLife()}
-	if err := s.call(ctx, "set "+gcDeletes+" of "+alias, http.MethodPut, "/"+alias+"/_settings", life, nil); err != nil {
+	if err := s.call(ctx, "set "+gcDeletes+" of "+alias, http.MethodPut, "/"+alias+"/_settings", life); err != nil {
 		return nil, err
 	}
 	if len(sink.Mappings) == 0 {
@@ -165,7 +165,7 @@ func (s *Store) updateIndex(ctx context.Context, alias string, sink *saga.Elasti
 		return nil, err
 	}
 	what := "update the mapping of " + alias
-	err = s.call(ctx, what, http.MethodPut, "/"+alias+"/_mapping?write_index_only=true", sink.Mappings, nil)
+	err = s.call(ctx, what, http.MethodPut, "/"+alias+"/_mapping?write_index_only=true", sink.Mappings)
 	var e *saga.Error
 	if errors.As(err, &e) && e.Class == saga.Rejected {
 		return nil, rejected(e.Code, e.Message+"; an index takes new fields only, so another type needs another field, or a new index for the entity")

@@ -40,5 +40,5 @@ func (s *Store) Mark(ctx context.Context, name string) (value string, found bool
 // SetMark sets a value that Mark returns. The index is made by the first one.
 func (s *Store) SetMark(ctx context.Context, name, value string) error {
 	path := "/" + s.markIndex() + "/_doc/" + url.PathEscape(name)
-	return s.call(ctx, "set mark "+name+" in "+s.markIndex(), http.MethodPut, path, mark{value}, nil)
+	return s.call(ctx, "set mark "+name+" in "+s.markIndex(), http.MethodPut, path, mark{value})
 }

@@ -153,13 +153,14 @@ func (s *Store) send(ctx context.Context, method, path string, body []byte) (sta
 	return response.StatusCode, answer, err
 }
 
-// call does one request with a JSON body and reads the JSON answer into out,
-// where both may be nil. An answer with an error status is a *saga.Error.
-func (s *Store) call(ctx context.Context, what, method, path string, in, out any) error {
-	return s.request(ctx, classify, what, method, path, in, out)
+// call does one request with a JSON body, whose answer is only its status. An
+// error status is a *saga.Error.
+func (s *Store) call(ctx context.Context, what, method, path string, in any) error {
+	return s.request(ctx, classify, what, method, path, in, nil)
 }
 
-// query is call for what has no effect.
+// query does a request that has no effect, and reads its JSON answer into out.
+// Both in and out may be nil.
 func (s *Store) query(ctx context.Context, what, method, path string, in, out any) error {
 	return asRead(s.request(ctx, classifyRead, what, method, path, in, out))
 }

@@ -76,7 +76,7 @@ func TestLargeValuesThatDidNotChange(t *testing.T) {
 
 	whole := w.events(w.topic("whole"))
 	require.Len(t, whole, 7)
-	row := func(id, n int) string { return fmt.Sprintf(`{"id":%d,"note":"%s","n":%d}`, id, large, n) }
+	row := func(id, n int) string { return fmt.Sprintf(`{"id":%d,"note":%q,"n":%d}`, id, large, n) }
 	require.Contains(t, whole[1].Value, `{"before":`+row(1, 1)+`,"after":`+row(1, 2))
 	require.Equal(t, `{"id":1}`, whole[2].Key)
 	require.Contains(t, whole[2].Value, `{"before":`+row(1, 2)+`,"after":null`)

@@ -15,12 +15,10 @@
 //
 // event-id names a change for ever: after a crash a suffix of the records is
 // repeated with the same ids, and a consumer that drops the ids it has seen sees
-// each change once, in order. Each record of a change has an id of its own, so
-// that such a consumer does not drop a tombstone as a repetition of its delete:
-//
-//	<epoch>:<commit LSN>:<index>                     the change
-//	<epoch>:<commit LSN>:<index>:delete              a key change's delete
-//	<epoch>:<commit LSN>:<index>[:delete]:tombstone  the tombstone that follows
+// each change once, in order. Its form is <epoch>:<commit LSN>:<index>, where a
+// change has three indexes of its transaction, one for each record that it may
+// need: its delete, the tombstone after it, and the row that it leaves. So a
+// tombstone is not dropped as a repetition of its delete.
 //
 // version is the change's version in decimal, generation counts the stream's
 // holders; saga-id, traceparent and tracestate are there when the change was a

@@ -56,7 +56,7 @@ func TestPlainSQLIsPublished(t *testing.T) {
 	version, err := saga.ParseVersion(events[0].Headers[saga.HeaderVersion])
 	require.NoError(t, err)
 	require.Equal(t, saga.Epoch(1), version.Epoch())
-	id := saga.EventID(1, version.LSN(), 0)
+	id := saga.EventID(1, version.LSN(), 2)
 	require.Equal(t, id, events[0].Headers[saga.HeaderEventID])
 	require.Equal(t, fmt.Sprint(uint64(version.LSN())), fmt.Sprint(source["lsn"]))
 	require.Equal(t, `{"id":7}`, events[5].Key)
@@ -112,7 +112,7 @@ func TestSagaMetadataIsOnAllRecordsOfItsTransaction(t *testing.T) {
 		require.Equal(t, "order-1", e.Headers[saga.HeaderSagaID])
 		require.Equal(t, "00-ab-cd-01", e.Headers[saga.HeaderTraceParent])
 		require.Equal(t, "x=y", e.Headers[saga.HeaderTraceState])
-		require.Equal(t, saga.EventID(1, seen.CommitLSN, i+1), e.Headers[saga.HeaderEventID], "the change of Capsaga's own table counts")
+		require.Equal(t, saga.EventID(1, seen.CommitLSN, 3*(i+1)+2), e.Headers[saga.HeaderEventID], "the change of Capsaga's own table counts")
 		require.Equal(t, seen.Version.String(), e.Headers[saga.HeaderVersion])
 	}
 }

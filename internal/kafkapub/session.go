@@ -76,16 +76,16 @@ func (s *session) Change(ctx context.Context, tx *stream.Transaction, change *st
 		s.setHeaders(tx.Saga)
 	}
 	fillUnchanged(change)
-	id := saga.EventID(tx.Epoch, tx.CommitLSN, change.Index)
+	id := eventID(tx, change, partRow)
 	switch change.Op {
 	case stream.Insert:
 		return s.publish(ctx, tx, p, record{change: change, op: 'c', id: id, key: p.appendKey(nil, change.New), after: change.New})
 	case stream.Delete:
-		return s.publishDelete(ctx, tx, p, change, id)
+		return s.publishDelete(ctx, tx, p, change)
 	}
 	key := p.appendKey(nil, change.New)
 	if change.Old != nil && len(p.key) > 0 && !bytes.Equal(s.oldKey(p, change), key) {
-		if err := s.publishDelete(ctx, tx, p, change, id+":delete"); err != nil {
+		if err := s.publishDelete(ctx, tx, p, change); err != nil {
 			return err
 		}
 		return s.publish(ctx, tx, p, record{change: change, op: 'c', id: id, key: key, after: change.New})
@@ -98,15 +98,30 @@ func (s *session) oldKey(p *plan, change *stream.Change) []byte {
 	return s.keyBuf
 }
 
-func (s *session) publishDelete(ctx context.Context, tx *stream.Transaction, p *plan, change *stream.Change, id string) error {
+// The parts of a change, in the order in which they are published. Each may be a
+// record, and each has an index of its own, used or not: so the ids are the same
+// whenever a transaction is read, and a consumer that drops the ids it has seen
+// does not take a tombstone for a repetition of its delete.
+const (
+	partDelete = iota
+	partTombstone
+	partRow
+	parts
+)
+
+func eventID(tx *stream.Transaction, change *stream.Change, part int) string {
+	return saga.EventID(tx.Epoch, tx.CommitLSN, parts*change.Index+part)
+}
+
+func (s *session) publishDelete(ctx context.Context, tx *stream.Transaction, p *plan, change *stream.Change) error {
 	key := p.appendKey(nil, change.Old)
-	if err := s.publish(ctx, tx, p, record{change: change, op: 'd', id: id, key: key, before: change.Old}); err != nil {
+	if err := s.publish(ctx, tx, p, record{change: change, op: 'd', id: eventID(tx, change, partDelete), key: key, before: change.Old}); err != nil {
 		return err
 	}
 	if len(p.key) == 0 {
 		return nil
 	}
-	return s.send(ctx, tx, p, key, nil, id+":tombstone")
+	return s.send(ctx, tx, p, key, nil, eventID(tx, change, partTombstone))
 }
 
 func (s *session) publish(ctx context.Context, tx *stream.Transaction, p *plan, r record) error {

@@ -51,6 +51,16 @@ func Open(url string, prefix saga.Prefix) (*Store, error) {
 	return &Store{client: goredis.NewClient(options), prefix: prefix, addr: options.Addr}, nil
 }
 
+// silence drops what the driver logs by itself.
+type silence struct{}
+
+// Printf does nothing.
+func (silence) Printf(context.Context, string, ...any) {}
+
+// Silence turns the driver's own log off, for the whole process: a main calls it,
+// since each failure comes as an error as well.
+func Silence() { goredis.SetLogger(silence{}) }
+
 // configure leaves patience to the saga: the driver neither retries nor dials
 // again, and it sends nothing of its own on a new connection but the login.
 func configure(options *goredis.Options) {

@@ -149,7 +149,7 @@ func (p *Positions) pause() (time.Duration, bool) {
 	if p.holding {
 		return pollAtMost / 5, true
 	}
-	youngest := time.Duration(pollAtMost * 10)
+	youngest := pollAtMost * 10
 	for w := range p.waiters {
 		youngest = min(youngest, time.Since(w.since))
 	}

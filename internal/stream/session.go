@@ -183,7 +183,7 @@ func (h *hold) check(ctx context.Context) error {
 	if h.notHeld.Load() {
 		return fmt.Errorf("%w: the server gave the slot up", errLost)
 	}
-	if silence > silenceLimit && !(h.mayWait() && h.known.age() < silenceLimit) {
+	if silence > silenceLimit && (!h.mayWait() || h.known.age() >= silenceLimit) {
 		return fmt.Errorf("%w: the walsender was silent for %s", errLost, silence.Round(time.Millisecond))
 	}
 	return nil

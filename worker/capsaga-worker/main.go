@@ -13,10 +13,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/capsaga/capsaga/internal/redis"
 	"github.com/capsaga/capsaga/worker"
 )
 
 func main() {
+	redis.Silence()
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "capsaga-worker:", err)
 		os.Exit(1)
