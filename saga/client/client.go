@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -55,8 +56,14 @@ type Options struct {
 // before it asks Temporal: another worker may run the saga.
 const notificationGrace = 200 * time.Millisecond
 
-// notReadyPause is the time between questions to a workflow whose tasks fail.
-const notReadyPause = 500 * time.Millisecond
+const (
+	// notReadyPause is the time between questions to a workflow whose tasks fail.
+	notReadyPause = 500 * time.Millisecond
+	// askAgain is how long a question waits for its answer. Temporal forgets a
+	// question that it had handed to a worker which then stopped, and its asker
+	// would wait for ever.
+	askAgain = 5 * time.Second
+)
 
 // Client writes sagas and waits for them. It is safe for concurrent use.
 type Client struct {
@@ -89,12 +96,13 @@ func (c *Client) Write(ctx context.Context, w saga.Write, level Level) (saga.Out
 	if c.notifier != nil {
 		return c.writeHere(ctx, w, digest, level)
 	}
-	start := c.temporal.NewWithStartWorkflowOperation(c.start(&w), saga.WorkflowSaga, w)
-	handle, err := c.temporal.UpdateWithStartWorkflow(ctx, sdkclient.UpdateWithStartWorkflowOptions{
-		StartWorkflowOperation: start,
-		UpdateOptions:          wait(w.SagaID, level, digest),
+	options := wait(w.SagaID, level, digest)
+	return c.ask(ctx, w.SagaID, digest, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
+		return c.temporal.UpdateWithStartWorkflow(ctx, sdkclient.UpdateWithStartWorkflowOptions{
+			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(&w), saga.WorkflowSaga, w),
+			UpdateOptions:          options,
+		})
 	})
-	return c.answer(ctx, w.SagaID, digest, level, handle, err)
 }
 
 // writeHere starts a saga in this process.
@@ -104,7 +112,10 @@ func (c *Client) writeHere(ctx context.Context, w saga.Write, digest string, lev
 	options := c.start(&w)
 	options.EnableEagerStart = true
 	if _, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w); err != nil {
-		return c.answer(ctx, w.SagaID, digest, level, nil, err)
+		if closedBefore(err) {
+			return c.result(ctx, w.SagaID, digest)
+		}
+		return saga.Outcome{}, c.failed(ctx, w.SagaID, err)
 	}
 	grace := time.NewTimer(notificationGrace)
 	defer grace.Stop()
@@ -154,8 +165,10 @@ func (c *Client) Wait(ctx context.Context, sagaID string, level Level) (saga.Out
 }
 
 func (c *Client) wait(ctx context.Context, sagaID, digest string, level Level) (saga.Outcome, error) {
-	handle, err := c.temporal.UpdateWorkflow(ctx, wait(sagaID, level, digest))
-	return c.answer(ctx, sagaID, digest, level, handle, err)
+	options := wait(sagaID, level, digest)
+	return c.ask(ctx, sagaID, digest, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
+		return c.temporal.UpdateWorkflow(ctx, options)
+	})
 }
 
 // Status returns where a saga stands.
@@ -180,28 +193,39 @@ func (c *Client) Status(ctx context.Context, sagaID string) (saga.Outcome, error
 	return o, nil
 }
 
-// answer reads an update's answer. A saga that had finished before the update
-// came is answered by its result; one whose worker is in trouble is asked again.
-func (c *Client) answer(ctx context.Context, sagaID, digest string, level Level, handle sdkclient.WorkflowUpdateHandle, err error) (saga.Outcome, error) {
-	var o saga.Outcome
-	if err == nil {
-		err = handle.Get(ctx, &o)
-	}
-	if err == nil {
-		return settled(o, digest)
-	}
-	if closedBefore(err) {
-		return c.result(ctx, sagaID, digest)
-	}
-	if notReady(err) {
+// ask puts a question, an update, until it is answered. A saga that had finished
+// before the update came is answered by its result; one whose worker is in trouble
+// is asked again. The question keeps its id, so that asking again asks nothing new.
+func (c *Client) ask(ctx context.Context, sagaID, digest string, question func(context.Context) (sdkclient.WorkflowUpdateHandle, error)) (saga.Outcome, error) {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, askAgain)
+		o, err := answer(attempt, question)
+		lost := attempt.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case err == nil:
+			return settled(o, digest)
+		case closedBefore(err):
+			return c.result(ctx, sagaID, digest)
+		case lost:
+			continue
+		case !notReady(err):
+			return saga.Outcome{}, c.failed(ctx, sagaID, err)
+		}
 		select {
 		case <-ctx.Done():
 			return saga.Outcome{}, c.unfinished(sagaID, err)
 		case <-time.After(notReadyPause):
-			return c.wait(ctx, sagaID, digest, level)
 		}
 	}
-	return saga.Outcome{}, c.failed(ctx, sagaID, err)
+}
+
+func answer(ctx context.Context, question func(context.Context) (sdkclient.WorkflowUpdateHandle, error)) (o saga.Outcome, err error) {
+	handle, err := question(ctx)
+	if err == nil {
+		err = handle.Get(ctx, &o)
+	}
+	return o, err
 }
 
 // result waits for the workflow's end and returns the outcome that it ended with.
@@ -252,6 +276,7 @@ func (c *Client) start(w *saga.Write) sdkclient.StartWorkflowOptions {
 
 func wait(sagaID string, level Level, digest string) sdkclient.UpdateWorkflowOptions {
 	return sdkclient.UpdateWorkflowOptions{
+		UpdateID:     rand.Text(),
 		WorkflowID:   saga.WorkflowID(sagaID),
 		UpdateName:   string(level),
 		Args:         []any{saga.WaitInput{Content: digest}},
