@@ -28,7 +28,6 @@ const (
 	CodeMissingKey          = "missing_key"          // a key column has no value
 	CodeInvalidValue        = "invalid_value"        // does not fit the column
 	CodeNotFound            = "not_found"            // patch or delete of an absent row
-	CodeAlreadyExists       = "already_exists"       // insert of a present key
 	CodeExpectUnmet         = "expect_unmet"         // an expect did not hold
 	CodeConstraintViolation = "constraint_violation" // a constraint of the table
 	CodeSagaIDReused        = "saga_id_reused"       // same id, other content

@@ -129,14 +129,11 @@ func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) 
 	if err != nil {
 		return err
 	}
-	var batch pgx.Batch
-	// Lost in a crash of the server, it is written again or read from Temporal.
-	batch.Queue("SELECT set_config('synchronous_commit', 'off', true)")
-	batch.Queue(`UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
+	_, err = db.pool.Exec(ctx, `UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
 		finished_at = CASE WHEN $4 THEN clock_timestamp() END
 		WHERE id = $1 AND content = $5 AND (finished_at IS NULL OR $4)`,
 		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content)
-	return classify("record the outcome of saga "+sagaID, db.pool.SendBatch(ctx, &batch).Close())
+	return classify("record the outcome of saga "+sagaID, err)
 }
 
 // LedgerOutcome returns what the ledger knows of a saga: the workflow that
