@@ -49,6 +49,9 @@ var (
 // it: "ERR Error running script (call to f_…): @user_script:17: -OOM command …".
 var scriptError = regexp.MustCompile(`@user_script:\s?\d+: -?([A-Z]+) `)
 
+// scriptPlace is where in the script an error came up, which Redis adds to it.
+var scriptPlace = regexp.MustCompile(` script: [0-9a-f]{40}, on @user_script:\d+\.$`)
+
 // classify turns any error of the driver into a *saga.Error. What says what was
 // being done and where.
 func classify(what string, err error) *saga.Error {
@@ -57,7 +60,8 @@ func classify(what string, err error) *saga.Error {
 	switch {
 	case errors.As(err, &answered):
 		means := replyOf(answered.Error())
-		e.Class, e.Message = means.class, what+": "+answered.Error()+": "+means.advice
+		said := scriptPlace.ReplaceAllString(answered.Error(), "")
+		e.Class, e.Message = means.class, what+": "+said+": "+means.advice
 	case neverSent(err):
 		e.Class, e.Message = saga.Unavailable, what+": "+err.Error()+": check that Redis runs there and lets this host in"
 	default:
