@@ -12,6 +12,10 @@ import (
 // CommitInput is the input of Commit and of CancelCommit.
 type CommitInput struct {
 	Write saga.Write `json:"write"`
+	// The W3C trace context that the caller gave, which the saga's Kafka records
+	// carry on; empty without one.
+	TraceParent string `json:"traceparent,omitempty"`
+	TraceState  string `json:"tracestate,omitempty"`
 }
 
 // CommitOutput is the result of Commit. It holds no row's content: that must not
@@ -39,13 +43,14 @@ func (a *Saga) Commit(ctx context.Context, in CommitInput) (CommitOutput, error)
 	var out CommitOutput
 	err := a.attempt(ctx, saga.StepCommit, PaceRetry, func(ctx context.Context) error {
 		var err error
-		out, err = a.commit(ctx, in.Write)
+		out, err = a.commit(ctx, in)
 		return err
 	})
 	return out, err
 }
 
-func (a *Saga) commit(ctx context.Context, w saga.Write) (CommitOutput, error) {
+func (a *Saga) commit(ctx context.Context, in CommitInput) (CommitOutput, error) {
+	w := in.Write
 	info := activity.GetInfo(ctx)
 	// Callers in other languages have validated nothing.
 	if err := w.Validate(); err != nil {
@@ -55,6 +60,7 @@ func (a *Saga) commit(ctx context.Context, w saga.Write) (CommitOutput, error) {
 	r, err := a.Committer.Commit(ctx, CommitRequest{
 		Write: w, Catalog: a.Catalog,
 		WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID,
+		TraceParent: in.TraceParent, TraceState: in.TraceState,
 	})
 	if err != nil && saga.ClassOf(err) == saga.Rejected {
 		return a.refused(w, err, info.Attempt), nil

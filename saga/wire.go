@@ -43,7 +43,8 @@ const (
 	// Schema is PostgreSQL's schema of Capsaga's own tables.
 	Schema = "capsaga"
 
-	// Headers of Kafka's records.
+	// Headers of Kafka's records. The trace context's two are also the memo fields
+	// of a saga's workflow by which a caller gives it, as JSON strings.
 	HeaderSagaID      = "saga-id"
 	HeaderEventID     = "event-id"
 	HeaderVersion     = "version"

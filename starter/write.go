@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/propagation"
 	enumspb "go.temporal.io/api/enums/v1"
 	sdkclient "go.temporal.io/sdk/client"
 
@@ -95,7 +97,20 @@ func (a *app) writeFile(ctx context.Context, name string, o writeOptions) error 
 		level: client.Level(o.wait), timeout: o.timeout, concurrency: o.concurrency,
 		report: a.newWriteReport(size),
 	}
-	return run.do(ctx, input)
+	return run.do(a.traced(ctx), input)
+}
+
+// traced takes over the trace of the program that called us, by the variables
+// that OpenTelemetry names for it.
+func (a *app) traced(ctx context.Context) context.Context {
+	carrier := propagation.MapCarrier{}
+	for _, variable := range a.environ {
+		switch name, value, _ := strings.Cut(variable, "="); name {
+		case "TRACEPARENT", "TRACESTATE":
+			carrier[strings.ToLower(name)] = value
+		}
+	}
+	return propagation.TraceContext{}.Extract(ctx, carrier)
 }
 
 // input opens what to read; the size is -1 when it cannot be known.

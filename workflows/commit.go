@@ -3,6 +3,7 @@ package workflows
 import (
 	"time"
 
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -20,7 +21,9 @@ func (s *story) commit(ctx, detached workflow.Context) {
 		s.end(saga.Cancelled, nil)
 		return
 	}
-	in := activities.CommitInput{Write: s.write}
+	in := activities.CommitInput{
+		Write: s.write, TraceParent: memo(ctx, saga.HeaderTraceParent), TraceState: memo(ctx, saga.HeaderTraceState),
+	}
 	var out activities.CommitOutput
 	quick := quickCommit
 	if s.write.Consistency == saga.CP {
@@ -44,6 +47,21 @@ func (s *story) commit(ctx, detached workflow.Context) {
 	s.pivot = out
 	s.outcome = out.Outcome(s.write.SagaID, workflow.Now(ctx).Sub(began), attempts)
 	s.describe(detached)
+}
+
+// maxTraceBytes is what the W3C recommendation has everyone carry at least.
+const maxTraceBytes = 512
+
+// memo returns a field of the trace context that the caller put into the
+// workflow's memo; what is no such text is left out, as a trace must not fail a
+// saga.
+func memo(ctx workflow.Context, name string) string {
+	var text string
+	payload, ok := workflow.GetInfo(ctx).Memo.GetFields()[name]
+	if !ok || converter.GetDefaultDataConverter().FromPayload(payload, &text) != nil || len(text) > maxTraceBytes {
+		return ""
+	}
+	return text
 }
 
 // commitPatiently tries until the result is known or ctx is cancelled.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
 	enumspb "go.temporal.io/api/enums/v1"
 	sdkclient "go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
@@ -88,6 +89,9 @@ func New(o Options) (*Client, error) {
 // how it went: a rejected write is an answer and not an error, and so is a parked
 // one. An error is a *saga.Error; unless its class is rejected, the saga may have
 // started, and the same call may be made again.
+//
+// The trace of ctx, where OpenTelemetry keeps one, goes with the saga into the
+// headers of its Kafka records.
 func (c *Client) Write(ctx context.Context, w saga.Write, level Level) (saga.Outcome, error) {
 	digest, err := check(&w)
 	if err != nil {
@@ -99,7 +103,7 @@ func (c *Client) Write(ctx context.Context, w saga.Write, level Level) (saga.Out
 	options := wait(w.SagaID, level, digest)
 	return c.ask(ctx, w.SagaID, digest, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
 		return c.temporal.UpdateWithStartWorkflow(ctx, sdkclient.UpdateWithStartWorkflowOptions{
-			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(&w), saga.WorkflowSaga, w),
+			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(ctx, &w), saga.WorkflowSaga, w),
 			UpdateOptions:          options,
 		})
 	})
@@ -109,7 +113,7 @@ func (c *Client) Write(ctx context.Context, w saga.Write, level Level) (saga.Out
 func (c *Client) writeHere(ctx context.Context, w saga.Write, digest string, level Level) (saga.Outcome, error) {
 	outcomes, cancel := c.notifier.Subscribe(w.SagaID)
 	defer cancel()
-	options := c.start(&w)
+	options := c.start(ctx, &w)
 	options.EnableEagerStart = true
 	if _, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w); err != nil {
 		if closedBefore(err) {
@@ -142,7 +146,7 @@ func (c *Client) Start(ctx context.Context, w saga.Write) error {
 	if err != nil {
 		return err
 	}
-	options := c.start(&w)
+	options := c.start(ctx, &w)
 	// Only a refused start tells that the id is in use, maybe for other content.
 	options.WorkflowIDConflictPolicy = enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL
 	_, err = c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w)
@@ -261,7 +265,7 @@ func check(w *saga.Write) (digest string, err error) {
 	return w.Digest(), nil
 }
 
-func (c *Client) start(w *saga.Write) sdkclient.StartWorkflowOptions {
+func (c *Client) start(ctx context.Context, w *saga.Write) sdkclient.StartWorkflowOptions {
 	return sdkclient.StartWorkflowOptions{
 		ID:        saga.WorkflowID(w.SagaID),
 		TaskQueue: c.prefix.TaskQueue(),
@@ -271,7 +275,23 @@ func (c *Client) start(w *saga.Write) sdkclient.StartWorkflowOptions {
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
 		TypedSearchAttributes:                    temporal.NewSearchAttributes(attribute.Start(w)...),
 		StaticSummary:                            saga.Brief(w.Summary()),
+		Memo:                                     traceOf(ctx),
 	}
+}
+
+// traceOf returns the context's trace, by W3C's names, or nil. It goes into the
+// workflow's memo, from where the saga's Kafka records get it.
+func traceOf(ctx context.Context) map[string]any {
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	if len(carrier) == 0 {
+		return nil
+	}
+	memo := map[string]any{}
+	for name, value := range carrier {
+		memo[name] = value
+	}
+	return memo
 }
 
 func wait(sagaID string, level Level, digest string) sdkclient.UpdateWorkflowOptions {
