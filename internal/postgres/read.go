@@ -29,7 +29,9 @@ type RowRead struct {
 //
 // The snapshot is taken before the flush position F. With xmax = 0 every visible
 // writer committed before F and every later one gets a greater version, so
-// (row, F) is sound. Otherwise someone holds or held the row's lock: the position
+// (row, F) is sound. (A writer that commits with synchronous_commit=off is visible
+// before it is flushed, so its row may be read with an F below its commit: its own
+// later apply is still newer, and every older one still older.) Otherwise someone holds or held the row's lock: the position
 // is taken under a lock of our own, and used once it is flushed.
 func (db *DB) ReadRow(ctx context.Context, e *saga.Entity, key string) (RowRead, error) {
 	for try := 1; ; try++ {
