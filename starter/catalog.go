@@ -110,7 +110,7 @@ func (a *app) apply(ctx context.Context, keyless bool) error {
 	if err != nil {
 		return err
 	}
-	changes, err := provision.Apply(ctx, deps, file.Catalog, provision.Options{AllowKeyless: keyless})
+	changes, err := provision.Apply(ctx, deps, file.Catalog, provision.Options{AllowKeyless: keyless, File: file})
 	if writeErr := a.writeChanges(changes); err == nil {
 		err = writeErr
 	}

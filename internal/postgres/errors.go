@@ -38,7 +38,7 @@ func classify(action string, err error) error {
 		// The server may have got the statement, a COMMIT for one.
 		e.Class = saga.Ambiguous
 	}
-	e.Message = action + ": " + describeDriver(err)
+	e.Message = action + ": " + ErrorText(err)
 	return e
 }
 
@@ -105,13 +105,15 @@ func describeState(pg *pgconn.PgError) string {
 	return b.String()
 }
 
-func describeDriver(err error) string {
+// ErrorText says what went wrong on the way to the server, where and what to
+// check. It never holds a part of a connection string but host, port and database.
+func ErrorText(err error) string {
 	var connect *pgconn.ConnectError
 	switch {
 	case errors.As(err, &connect):
 		return fmt.Sprintf("cannot connect to %s:%d database %s: %s: check that the server runs and that CAPSAGA_POSTGRES_URL is right",
 			connect.Config.Host, connect.Config.Port, connect.Config.Database, innermost(err))
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), pgconn.Timeout(err):
 		return "no answer in time"
 	case errors.Is(err, context.Canceled):
 		return "cancelled"

@@ -1,13 +1,13 @@
 package stream
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -44,38 +44,8 @@ func classify(action string, err error) error {
 		e.Message = fmt.Sprintf("%s: %s (SQLSTATE %s)", action, server.Message, server.Code)
 		return e
 	}
-	e.Message = action + ": " + describe(err)
+	e.Message = action + ": " + postgres.ErrorText(err)
 	return e
-}
-
-func describe(err error) string {
-	var connect *pgconn.ConnectError
-	switch {
-	case errors.As(err, &connect):
-		return fmt.Sprintf("cannot connect to %s:%d database %s: %s: check that the server runs",
-			connect.Config.Host, connect.Config.Port, connect.Config.Database, innermost(err))
-	case errors.Is(err, context.DeadlineExceeded), pgconn.Timeout(err):
-		return "no answer in time"
-	case errors.Is(err, context.Canceled):
-		return "cancelled"
-	}
-	return innermost(err)
-}
-
-// innermost returns the text of the last error of the chain: the system's or the
-// server's own, which names no connection string.
-func innermost(err error) string {
-	for {
-		if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
-			err = joined.Unwrap()[0]
-			continue
-		}
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err.Error()
-		}
-		err = next
-	}
 }
 
 // slotActive reports whether an error says that another holds the slot.
