@@ -213,7 +213,7 @@ func (c *Client) ask(ctx context.Context, sagaID, digest string, question func(c
 			return c.result(ctx, sagaID, digest)
 		case lost:
 			continue
-		case !notReady(err):
+		case !notReady(err) && !timedOut(err):
 			return saga.Outcome{}, c.failed(ctx, sagaID, err)
 		}
 		select {

@@ -52,19 +52,25 @@ func notReady(err error) bool {
 	return errors.As(err, &failing)
 }
 
+// timedOut reports whether a question's time was over, which Temporal and its
+// client may find before the context does.
+func timedOut(err error) bool {
+	var waited *sdkclient.WorkflowUpdateServiceTimeoutOrCanceledError
+	return errors.As(err, &waited)
+}
+
 // failed says in the caller's words what went wrong with Temporal.
 func (c *Client) failed(ctx context.Context, sagaID string, err error) error {
 	var refusal *temporal.ApplicationError
 	var missing *serviceerror.NotFound
 	var malformed *serviceerror.InvalidArgument
 	var ended *temporal.WorkflowExecutionError
-	var waited *sdkclient.WorkflowUpdateServiceTimeoutOrCanceledError
 	switch {
 	case errors.As(err, &ended):
 		return lost(sagaID, err)
 	case errors.As(err, &refusal) && refusal.Type() == saga.CodeSagaIDReused:
 		return reused(sagaID)
-	case ctx.Err() != nil, errors.As(err, &waited):
+	case ctx.Err() != nil, timedOut(err):
 		return c.unfinished(sagaID, err)
 	case errors.As(err, &missing):
 		return &saga.Error{
