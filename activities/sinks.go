@@ -75,7 +75,10 @@ func (a *Saga) sink(ctx context.Context, step saga.StepName, in SinkInput, effec
 		stop := context.AfterFunc(ctx, func() { a.breakers[step].record(a.Now(), context.DeadlineExceeded) })
 		changed, err := effect(ctx)
 		stop()
-		a.breakers[step].record(a.Now(), err)
+		// A row that PostgreSQL does not give is not the sink's failure.
+		if err == nil || errorInfo(step, err).System == systemOf(step) {
+			a.breakers[step].record(a.Now(), err)
+		}
 		out.Changed = changed
 		return err
 	})

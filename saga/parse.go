@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -41,6 +43,9 @@ func ParseWrite(data []byte) (*Write, error) {
 func checkJSON(data []byte) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
+	}
+	if at := loneSurrogate(data); at >= 0 {
+		return fmt.Errorf("half of a surrogate pair at byte %d: it stands for no character", at)
 	}
 	type level struct {
 		object  bool
@@ -91,6 +96,43 @@ func checkJSON(data []byte) error {
 		}
 	}
 	return errors.New("ends before its JSON value does")
+}
+
+// loneSurrogate returns where an escape such as \ud800 stands without its other
+// half, or -1. encoding/json reads each of them as the same replacement
+// character, and so would make two saga ids or keys one.
+func loneSurrogate(data []byte) int {
+	for i := 0; i+5 < len(data); i++ {
+		if data[i] != '\\' {
+			continue
+		}
+		if data[i+1] != 'u' {
+			i++ // the escaped character, which may be a backslash
+			continue
+		}
+		first, ok := escaped(data[i:])
+		if !ok {
+			continue
+		}
+		if second, paired := escaped(data[i+6:]); paired && utf16.DecodeRune(first, second) != utf8.RuneError {
+			i += 11
+			continue
+		}
+		if utf16.IsSurrogate(first) {
+			return i
+		}
+		i += 5
+	}
+	return -1
+}
+
+// escaped reads \uXXXX at the start of data.
+func escaped(data []byte) (rune, bool) {
+	if len(data) < 6 || data[0] != '\\' || data[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(data[2:6]), 16, 16)
+	return rune(n), err == nil
 }
 
 // checkEnd refuses anything after the value.

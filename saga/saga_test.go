@@ -154,6 +154,18 @@ func TestParseWriteKeepsNumbers(t *testing.T) {
 	assert.Contains(t, string(body), "1.10")
 }
 
+func TestSurrogates(t *testing.T) {
+	const line = `{"saga_id":"%s","mutations":[{"entity":"e","op":"delete","key":{"id":1}}]}`
+	for _, good := range []string{`\ud83d\ude00`, `\\ud800`, `\u00e9`, `a\nb`, `\ud83d\ude00\ud83d\ude01`} {
+		_, err := saga.ParseWrite(fmt.Appendf(nil, line, good))
+		require.NoError(t, err, good)
+	}
+	for _, bad := range []string{`\ud800`, `\udc00`, `x\ud800\u0041`, `\ud83d\ud83d\ude00`, `\\\ud800`} {
+		_, err := saga.ParseWrite(fmt.Appendf(nil, line, bad))
+		require.ErrorContains(t, err, "surrogate", bad)
+	}
+}
+
 func digest(t *testing.T, line string) string {
 	t.Helper()
 	w, err := saga.ParseWrite([]byte(line))

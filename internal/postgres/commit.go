@@ -54,7 +54,7 @@ const maxTries = 6
 // the write now: call again. What the database refuses for good is a result with
 // status rejected, and nothing of the write has happened.
 func (db *DB) Commit(ctx context.Context, request CommitRequest) (*CommitResult, error) {
-	for try := 1; ; try++ {
+	for try, described := 1, false; ; try++ {
 		result, err := db.commitOnce(ctx, request)
 		switch {
 		case err == nil:
@@ -63,8 +63,12 @@ func (db *DB) Commit(ctx context.Context, request CommitRequest) (*CommitResult,
 			if _, err := db.verifyEpoch(ctx); err != nil {
 				return nil, err
 			}
-		case lostRace(err), tableChanged(err) && try == 1:
+		case errors.Is(err, errTableChanged):
 			db.forgetTables()
+		case tableChanged(err) && !described:
+			described = true // a refusal stands only against a fresh description
+			db.forgetTables()
+		case lostRace(err):
 		default:
 			return db.settle(ctx, request, err)
 		}
@@ -126,11 +130,8 @@ func tableChanged(err error) bool {
 	if errors.As(err, &e) {
 		return e.Code == saga.CodeUnknownColumn || e.Code == saga.CodeInvalidValue
 	}
-	switch sqlState(err) {
-	case "0A000", "42703", "42P01", "42704", "42804", "428C9":
-		return true
-	}
-	return false
+	state := sqlState(err)
+	return state == "0A000" || strings.HasPrefix(state, "22") || strings.HasPrefix(state, "42")
 }
 
 // commit is one attempt at a write, on one connection.
@@ -347,6 +348,22 @@ func (c *commit) mutate(ctx context.Context) error {
 		}
 		c.own(p.entity.Name, key)
 	}
+	return c.checkSize()
+}
+
+// maxOwnedBytes bounds what a saga's workflow has to carry of its rows: keys and
+// etags are in the commit's result, in the outcome and in each caller's answer,
+// and Temporal takes 2 MB of the one and 4 MB of all together.
+const maxOwnedBytes = 256 << 10
+
+func (c *commit) checkSize() error {
+	size := 0
+	for _, o := range c.owned {
+		size += len(o.Entity) + len(o.Key) + len(`{"entity":"","key":"","etag":"1-4294967295"},`)
+	}
+	if size > maxOwnedBytes {
+		return refuse(saga.CodeInvalidWrite, "the write changes %d rows, whose encoded keys and etags take %d bytes of at most %d: split it into several sagas", len(c.owned), size, maxOwnedBytes)
+	}
 	return nil
 }
 
@@ -405,6 +422,7 @@ func (c *commit) reread(ctx context.Context) error {
 	var batch pgx.Batch
 	batch.Queue("SET CONSTRAINTS ALL IMMEDIATE")
 	for name, p := range c.tables {
+		p.table.queueStamp(&batch) // the mutations hold the table's lock
 		var keys []saga.Columns
 		for _, o := range c.owned {
 			if o.Entity == name {

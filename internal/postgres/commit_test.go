@@ -129,6 +129,8 @@ func TestRejections(t *testing.T) {
 		{`{"entity":"products","op":"upsert","row":{"id":1,"title":"x","rate":1e400}}`, saga.CodeInvalidValue, `column "rate"`},
 		{`{"entity":"products","op":"insert","row":{"id":99999999999999999999,"title":"x"}}`, saga.CodeInvalidValue, `column "id"`},
 		{`{"entity":"products","op":"insert","row":{"id":2,"title":"nul \u0000"}}`, saga.CodeInvalidValue, `column "title"`},
+		{`{"entity":"products","op":"insert","row":{"id":2,"title":{"a":1}}}`, saga.CodeInvalidValue, `"title" is a JSON object`},
+		{`{"entity":"products","op":"insert","row":{"id":2,"title":["a"]}}`, saga.CodeInvalidValue, `"title" is a JSON object`},
 		{`{"entity":"products","op":"insert","row":{"id":2}}`, saga.CodeConstraintViolation, "title"},
 		{`{"entity":"products","op":"insert","row":{"id":1,"title":"again"}}`, saga.CodeConstraintViolation, "product_pkey"},
 		{`{"entity":"products","op":"add","key":{"id":1},"add":{"stock":-5}}`, saga.CodeConstraintViolation, "product_stock_check"},
@@ -320,6 +322,18 @@ func TestCommitAfterAlterTable(t *testing.T) {
 	f.committed(`{"saga_id":"a","mutations":[{"entity":"products","op":"insert","row":{"id":1,"title":"one"}}]}`)
 	f.exec("ALTER TABLE product ADD COLUMN colour text DEFAULT 'red'")
 	f.committed(`{"saga_id":"b","mutations":[{"entity":"products","op":"upsert","row":{"id":1,"title":"one","colour":"blue"}}]}`)
+	f.exec("ALTER TABLE product ALTER price TYPE numeric(14,4), ALTER rate TYPE numeric, ADD COLUMN extra text DEFAULT 'new'")
+	wide := f.committed(`{"saga_id":"wide","mutations":[{"entity":"products","op":"patch","key":{"id":1},"set":{"price":1.2345,"rate":0.10}}]}`)
+	assert.Contains(t, string(wide.Owned[0].Row), `"price":1.2345,"rate":0.10`, "nothing is rounded to the old type")
+	assert.Contains(t, string(wide.Owned[0].Row), `"extra":"new"`, "a column that the write does not name is in the image")
+	f.exec("ALTER TABLE product ALTER stock TYPE numeric")
+	f.committed(`{"saga_id":"far","mutations":[{"entity":"products","op":"patch","key":{"id":1},"set":{"stock":99999999999999999999}}]}`)
+	f.exec("ALTER TABLE product ALTER id TYPE text, ADD COLUMN more int DEFAULT 7")
+	f.committed(`{"saga_id":"key","mutations":[{"entity":"products","op":"patch","key":{"id":"1"},"set":{"stock":1}}]}`)
+	f.exec("ALTER TABLE product ADD COLUMN last int DEFAULT 8")
+	read, err := f.ReadRow(t.Context(), f.catalog.Entities["products"], "1")
+	require.NoError(t, err)
+	assert.Contains(t, string(read.Row), `"more":7,"last":8`)
 	f.exec("ALTER TABLE product DROP COLUMN tags")
 	r := f.committed(`{"saga_id":"c","mutations":[{"entity":"products","op":"upsert","row":{"id":1,"title":"two"}}]}`)
 	assert.Contains(t, string(r.Owned[0].Row), `"colour":"blue"`)
@@ -400,4 +414,29 @@ func TestKeyTooLongForElasticsearch(t *testing.T) {
 	assert.Equal(t, saga.CodeInvalidValue, r.Error.Code)
 	f.catalog.Entities["named"].Elasticsearch = nil
 	f.committed(fmt.Sprintf(line, "b"))
+}
+
+// What a saga's workflow would have to carry of its keys is bounded before the
+// commit: afterwards it is too late to say no.
+func TestTooManyKeys(t *testing.T) {
+	f := setup(t)
+	var mutations []string
+	for id := range 8000 {
+		mutations = append(mutations, fmt.Sprintf(`{"entity":"products","op":"insert","row":{"id":%d,"title":"x"}}`, id))
+	}
+	e := f.rejected(`{"saga_id":"a","mutations":[` + strings.Join(mutations, ",") + `]}`)
+	assert.Equal(t, saga.CodeInvalidWrite, e.Code)
+	assert.Contains(t, e.Message, "8000 rows")
+}
+
+// An upsert that names only the key leaves the key's text as it is, and so the
+// names of its copies.
+func TestUpsertOfTheKeyAlone(t *testing.T) {
+	f := setup(t)
+	f.exec("CREATE TABLE priced (id numeric PRIMARY KEY, v int)")
+	f.entity("priced", "public.priced", "id")
+	first := f.committed(`{"saga_id":"a","mutations":[{"entity":"priced","op":"insert","row":{"id":1.00}}]}`)
+	again := f.committed(`{"saga_id":"b","mutations":[{"entity":"priced","op":"upsert","row":{"id":1.0}}]}`)
+	assert.Equal(t, first.Owned[0].Key, again.Owned[0].Key)
+	assert.NotEqual(t, first.Owned[0].ETag, again.Owned[0].ETag)
 }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -26,6 +27,8 @@ type TableInfo struct {
 	// ReplicaKey holds the columns by which an UPDATE or DELETE is replicated;
 	// empty if there is no such identity, all columns for FULL.
 	ReplicaKey []string
+	// stamp changes with the table's identity and with any of its columns.
+	stamp string
 }
 
 // Column is a column of a table.
@@ -39,6 +42,7 @@ type Column struct {
 	Identity   string // "", "a" always, "d" by default
 	Generated  string // "", "s" stored, "v" virtual
 	Addable    bool   // an exact number, on which add is undone without loss
+	Structured bool   // takes a JSON object or array: json, array or composite
 }
 
 // Column returns the named column, or nil.
@@ -74,10 +78,21 @@ WITH RECURSIVE base AS (
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, -1), a.atttypid, a.attnotnull, a.atthasdef,
        a.attidentity::text, a.attgenerated::text,
        EXISTS (SELECT FROM base b WHERE b.attnum = a.attnum
-               AND b.typid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype))
+               AND b.typid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype)),
+       EXISTS (SELECT FROM base b JOIN pg_type t ON t.oid = b.typid WHERE b.attnum = a.attnum
+               AND (t.typcategory IN ('A', 'C') OR t.oid IN ('json'::regtype, 'jsonb'::regtype)))
 FROM pg_attribute a
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum`
+
+// tableStamp is read before the columns when a table is described, and again
+// once a transaction holds the table's lock: if the two agree, the description
+// holds for the transaction.
+const tableStamp = `
+SELECT coalesce(md5(string_agg(concat_ws(':', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull,
+                                         a.atthasdef, a.attidentity, a.attgenerated), ',' ORDER BY a.attnum)), '')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped`
 
 const describeKeys = `
 SELECT i.indisprimary, i.indisreplident,
@@ -103,6 +118,9 @@ func Describe(ctx context.Context, q Querier, table saga.Table) (*TableInfo, err
 	if err != nil {
 		return nil, classify("describe table "+table.String(), err)
 	}
+	if err := q.QueryRow(ctx, tableStamp, table.Schema, table.Name).Scan(&t.stamp); err != nil {
+		return nil, classify("describe table "+table.String(), err)
+	}
 	if err := t.readColumns(ctx, q); err != nil {
 		return nil, classify("describe columns of "+table.String(), err)
 	}
@@ -118,7 +136,7 @@ func (t *TableInfo) readColumns(ctx context.Context, q Querier) error {
 		return err
 	}
 	t.Columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Column, err error) {
-		err = row.Scan(&c.Name, &c.Type, &c.BaseType, &c.TypeOID, &c.NotNull, &c.HasDefault, &c.Identity, &c.Generated, &c.Addable)
+		err = row.Scan(&c.Name, &c.Type, &c.BaseType, &c.TypeOID, &c.NotNull, &c.HasDefault, &c.Identity, &c.Generated, &c.Addable, &c.Structured)
 		return c, err
 	})
 	return err
@@ -166,8 +184,26 @@ func (t *TableInfo) Identifies(columns []string) bool {
 	return false
 }
 
+// errTableChanged says that a table is no longer as it was described.
+var errTableChanged = errors.New("the table was altered meanwhile")
+
+// queueStamp compares the table with its description.
+func (t *TableInfo) queueStamp(batch *pgx.Batch) {
+	batch.Queue(tableStamp, t.Table.Schema, t.Table.Name).QueryRow(func(row pgx.Row) error {
+		var stamp string
+		if err := row.Scan(&stamp); err != nil {
+			return err
+		}
+		if stamp != t.stamp {
+			return errTableChanged
+		}
+		return nil
+	})
+}
+
 // table returns a cached description. The cache is dropped by forgetTables when
-// a statement fails in a way that a change of the table explains.
+// the stamp differs, or a statement fails in a way that a change of the table
+// explains.
 func (db *DB) table(ctx context.Context, table saga.Table) (*TableInfo, error) {
 	db.mu.Lock()
 	known := db.tables[table]

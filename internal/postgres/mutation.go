@@ -70,6 +70,9 @@ func (p *planned) checkColumns() error {
 	for _, columns := range []saga.Columns{p.Row, p.Key, p.Set, p.Mutation.Add} {
 		for _, name := range names(columns) {
 			c := p.table.Column(name)
+			if value := bytes.TrimSpace(columns[name]); c != nil && !c.Structured && len(value) > 0 && (value[0] == '{' || value[0] == '[') {
+				return refuse(saga.CodeInvalidValue, "entity %s: the value of column %q is a JSON object or array, which does not fit its type %s", p.Entity, name, c.Type)
+			}
 			if c == nil {
 				return refuse(saga.CodeUnknownColumn, "entity %s: table %s has no column %q", p.Entity, p.table.Table, name)
 			}
@@ -274,9 +277,9 @@ func (p *planned) upsertSet(alias string) string {
 			parts = append(parts, quote(name)+" = "+alias+"."+quote(name))
 		}
 	}
-	if len(parts) == 0 { // only the key was named: touch the row
+	if len(parts) == 0 { // only the key was named: touch the row, and leave the key's text as it is
 		name := quote(p.entity.Key[0])
-		parts = append(parts, name+" = "+alias+"."+name)
+		parts = append(parts, name+" = t."+name)
 	}
 	return strings.Join(parts, ", ")
 }

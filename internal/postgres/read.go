@@ -41,7 +41,7 @@ func (db *DB) ReadRow(ctx context.Context, e *saga.Entity, key string) (RowRead,
 				continue
 			}
 		}
-		if tableChanged(err) && try == 1 {
+		if errors.Is(err, errTableChanged) && try < maxTries || tableChanged(err) && try == 1 {
 			db.forgetTables()
 			continue
 		}
@@ -50,7 +50,7 @@ func (db *DB) ReadRow(ctx context.Context, e *saga.Entity, key string) (RowRead,
 }
 
 func (db *DB) readRow(ctx context.Context, e *saga.Entity, key string) (RowRead, error) {
-	s, err := db.readByKey(ctx, e, key)
+	s, t, err := db.readByKey(ctx, e, key)
 	if err != nil {
 		return RowRead{}, err
 	}
@@ -65,6 +65,7 @@ func (db *DB) readRow(ctx context.Context, e *saga.Entity, key string) (RowRead,
 		return err
 	})
 	batch.Queue(s.sql, s.args...).QueryRow(func(row pgx.Row) error { return read.scan(row, &xmax) })
+	t.queueStamp(&batch)
 	batch.Queue("COMMIT")
 	if err := db.sendOnOne(ctx, &batch); err != nil || !read.Found {
 		return RowRead{}, err
@@ -102,18 +103,18 @@ func (r *RowRead) scan(row pgx.Row, xmax *string) error {
 	return err
 }
 
-func (db *DB) readByKey(ctx context.Context, e *saga.Entity, key string) (statement, error) {
+func (db *DB) readByKey(ctx context.Context, e *saga.Entity, key string) (statement, *TableInfo, error) {
 	t, err := db.table(ctx, e.Table)
 	if err != nil {
-		return statement{}, err
+		return statement{}, nil, err
 	}
 	columns, err := keyColumns(e, key)
 	if err != nil {
-		return statement{}, err
+		return statement{}, nil, err
 	}
 	for _, name := range e.Key {
 		if t.Column(name) == nil {
-			return statement{}, refuse(saga.CodeUnknownColumn, "entity %s: the catalog's key column %q is not in table %s", e.Name, name, e.Table)
+			return statement{}, nil, refuse(saga.CodeUnknownColumn, "entity %s: the catalog's key column %q is not in table %s", e.Name, name, e.Table)
 		}
 	}
 	p := &planned{entity: e, table: t}
@@ -122,7 +123,7 @@ func (db *DB) readByKey(ctx context.Context, e *saga.Entity, key string) (statem
 		sql: fmt.Sprintf("SELECT t.xmin::text, %s, t.xmax::text FROM %s t, %s WHERE %s",
 			t.rowJSON(), t.quoted(), from, equalKeys(e, "k")),
 		args: []any{arg},
-	}, nil
+	}, t, nil
 }
 
 // readLocked reads the row under a share lock, if nobody else holds it.
