@@ -202,7 +202,7 @@ func nextStep(o saga.Outcome, prefix saga.Prefix) string {
 	case saga.RejectedEnd:
 		return "Nothing was written. Correct the write and give it a new saga id: this one answers the same for ever."
 	case saga.Failed:
-		return "Nothing was written under this id."
+		return "The error says why. `capsaga write` with a mended write and a new saga id is the way on."
 	default:
 		return ""
 	}

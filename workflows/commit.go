@@ -41,8 +41,13 @@ func (s *story) commit(ctx, detached workflow.Context) {
 	}
 	if err != nil { // no adapter's answer, such as a result that Temporal refused
 		e := failureOf(saga.StepCommit, err).Error
-		s.end(saga.Failed, &e)
-		return
+		if out, err = s.cancelCommit(detached, in); err != nil || out.Status == saga.Cancelled {
+			if err != nil {
+				e.Message = "PostgreSQL has the write, and its sinks may lack it, as the commit's result cannot be had: " + e.Message
+			}
+			s.end(saga.Failed, &e)
+			return
+		}
 	}
 	s.pivot = out
 	s.outcome = out.Outcome(s.write.SagaID, workflow.Now(ctx).Sub(began), attempts)

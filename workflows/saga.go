@@ -1,6 +1,9 @@
 package workflows
 
 import (
+	"encoding/json"
+	"errors"
+
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/capsaga/capsaga/activities"
@@ -21,15 +24,37 @@ func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(Saga, workflow.RegisterOptions{Name: saga.WorkflowSaga})
 }
 
-// Saga is the workflow of one saga. It ends with the saga's outcome whatever
-// that is: a rejected, cancelled or failed saga is an answer, not an error of the
-// workflow.
-func Saga(ctx workflow.Context, w saga.Write) (saga.Outcome, error) {
-	s := &story{write: w}
+// Saga is the workflow of one saga, whose input is the JSON of a write. It ends
+// with the saga's outcome whatever that is: a rejected, cancelled or failed saga
+// is an answer, not an error of the workflow.
+//
+// The input is parsed here, strictly, and not by the SDK: callers in other
+// languages have checked nothing, and an "expect" that is misspelt must not
+// become a write without one.
+func Saga(ctx workflow.Context, input json.RawMessage) (saga.Outcome, error) {
+	w, err := saga.ParseWrite(input)
+	if err != nil {
+		return malformed(input, err), nil
+	}
+	s := &story{write: *w}
 	if err := s.setup(ctx); err != nil {
 		return saga.Outcome{}, err
 	}
 	return s.run(ctx)
+}
+
+// malformed is the outcome of an input that is no write.
+func malformed(input json.RawMessage, err error) saga.Outcome {
+	var named struct {
+		SagaID string `json:"saga_id"`
+	}
+	_ = json.Unmarshal(input, &named) // what has no id is answered without
+	e := saga.ErrorInfo{Code: saga.CodeInvalidWrite, Class: saga.Rejected, System: "capsaga", Message: err.Error()}
+	var refused *saga.Error
+	if errors.As(err, &refused) {
+		e.Code, e.Message = refused.Code, refused.Message
+	}
+	return saga.Outcome{SagaID: named.SagaID, Status: saga.RejectedEnd, Error: &e}
 }
 
 // story is one saga's state.

@@ -2,6 +2,7 @@ package workflows_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -162,6 +163,26 @@ func TestInvalidWriteIsRejected(t *testing.T) {
 	require.Equal(t, saga.RejectedEnd, o.Status)
 	require.Equal(t, saga.CodeInvalidWrite, o.Error.Code)
 	require.Zero(t, s.systems.Commits())
+}
+
+// What comes from other SDKs is read as strictly as a line of the CLI.
+func TestInputIsParsedStrictly(t *testing.T) {
+	t.Parallel()
+	for input, says := range map[string]string{
+		`{"saga_id":"a","mutations":"x"}`: "mutations",
+		`{"saga_id":"a","mutations":[{"entity":"products","op":"patch","key":{"id":1},"set":{"a":1},"expects":{"exists":true}}]}`: "mutations[0].expects",
+		`{"saga_id":"a","mutations":[{"entity":"products","op":"upsert","row":{"id":1,"id":2}}]}`:                                 "twice",
+		`"a"`: "JSON object",
+	} {
+		s := newStage(t)
+		s.ExecuteWorkflow(saga.WorkflowSaga, json.RawMessage(input))
+		var o saga.Outcome
+		require.NoError(t, s.GetWorkflowResult(&o))
+		require.Equal(t, saga.RejectedEnd, o.Status, input)
+		require.Equal(t, saga.CodeInvalidWrite, o.Error.Code)
+		require.Contains(t, o.Error.Message, says)
+		require.Zero(t, s.systems.Commits())
+	}
 }
 
 func TestCommitIsTriedUntilItsResultIsKnown(t *testing.T) {

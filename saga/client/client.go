@@ -269,9 +269,11 @@ func (c *Client) start(ctx context.Context, w *saga.Write) sdkclient.StartWorkfl
 	return sdkclient.StartWorkflowOptions{
 		ID:        saga.WorkflowID(w.SagaID),
 		TaskQueue: c.prefix.TaskQueue(),
-		// One id is one saga: join it while it runs, read its result afterwards.
+		// One id is one saga: join it while it runs, read its result afterwards. A
+		// workflow that ended without an outcome, as a terminated one, is begun anew:
+		// its commit finds what the ledger has, and only what is missing is done.
 		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-		WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+		WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY,
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
 		TypedSearchAttributes:                    temporal.NewSearchAttributes(attribute.Start(w)...),
 		StaticSummary:                            saga.Brief(w.Summary()),

@@ -262,9 +262,33 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.Temporal.TerminateWorkflow(ctx, saga.WorkflowID(parked.SagaID), "", "a test"))
 	for _, c := range s.clients() {
-		_, err = c.Write(ctx, parked, client.WaitVisible)
+		_, err = c.Wait(ctx, parked.SagaID, client.WaitVisible)
 		require.Equal(t, saga.CodeWorkflowLost, codeOf(t, err))
 		require.ErrorContains(t, err, "was terminated")
+	}
+}
+
+// A saga whose workflow was terminated after the commit is finished by the same
+// write, and is not committed twice.
+func TestTerminatedSagaIsBegunAnew(t *testing.T) {
+	t.Parallel()
+	for i := range newScene(t).clients() {
+		s := newScene(t)
+		c := s.clients()[i]
+		ctx := activitytest.Within(t, 60*time.Second)
+		s.Systems.Redis.Fail = activitytest.Until(1, activitytest.Rejected("redis"))
+		w := activitytest.Write(s.ID("stopped"))
+		parked, err := c.Write(ctx, w, client.WaitVisible)
+		require.NoError(t, err)
+		require.Equal(t, saga.Parked, parked.Status)
+		require.NoError(t, s.Temporal.TerminateWorkflow(ctx, saga.WorkflowID(w.SagaID), "", "a test"))
+		again, err := c.Write(ctx, w, client.WaitVisible)
+		require.NoError(t, err)
+		require.Equal(t, saga.Completed, again.Status)
+		require.Equal(t, parked.Version, again.Version)
+		third, err := c.Write(ctx, w, client.WaitVisible)
+		require.NoError(t, err)
+		require.Equal(t, again.Steps, third.Steps, "what has an outcome is not begun again")
 	}
 }
 
