@@ -3,6 +3,7 @@ package saga
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -115,13 +116,12 @@ func (c *Catalog) Entity(name string) (*Entity, error) {
 
 // Names returns the entities' names, sorted.
 func (c *Catalog) Names() []string {
-	names := make([]string, 0, len(c.Entities))
-	for name := range c.Entities {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return sortedNames(c.Entities)
 }
+
+// sortedNames returns a map's keys in order, so that of several mistakes the same
+// one is told each time, also when a workflow is replayed.
+func sortedNames[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // Sinks returns the sinks that the entity's rows go to, in the order of Sinks.
 func (e *Entity) Sinks() []Sink {

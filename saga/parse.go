@@ -187,7 +187,7 @@ func fields(data json.RawMessage, at string, allowed ...string) (map[string]json
 	if err := json.Unmarshal(data, &named); err != nil {
 		return nil, errors.New(describeJSON(err))
 	}
-	for name := range named {
+	for _, name := range sortedNames(named) {
 		if !slices.Contains(allowed, name) {
 			return nil, fmt.Errorf("unknown field %s%s", at, name)
 		}

@@ -245,7 +245,7 @@ func (m *Mutation) validateFields() error {
 	case m.Op == Add && len(m.Add) == 0:
 		return fmt.Errorf("add is missing or empty")
 	}
-	for column := range m.Add {
+	for _, column := range sortedNames(m.Add) {
 		if _, both := m.Set[column]; both {
 			return fmt.Errorf("column %q is in both set and add", column)
 		}
