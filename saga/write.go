@@ -262,8 +262,6 @@ func validOperator(operator string) bool {
 	return false
 }
 
-// Sanitized defaults, so that no reader has to know them.
-
 // ParkAfterOrDefault returns the policy's ParkAfter or the default.
 func (p Policy) ParkAfterOrDefault() time.Duration {
 	if p.ParkAfter > 0 {

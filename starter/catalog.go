@@ -32,24 +32,32 @@ func (a *app) catalogCommand() *cobra.Command {
 const keylessUsage = "publish tables without a replica identity, on which PostgreSQL then refuses UPDATE and DELETE"
 
 func (a *app) validateCommand() *cobra.Command {
+	return a.checkedCommand("validate", "Check the catalog against the database; changes nothing", a.validate)
+}
+
+// checkedCommand is a command on the catalog's file that may be told to accept
+// tables without a replica identity.
+func (a *app) checkedCommand(use, short string, run func(context.Context, config.Config, *catalog.File, bool) error) *cobra.Command {
 	var keyless bool
 	cmd := &cobra.Command{
-		Use: "validate", Short: "Check the catalog against the database; changes nothing", Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.validate(cmd.Context(), keyless) },
+		Use: use, Short: short, Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.config()
+			if err != nil {
+				return err
+			}
+			file, err := catalog.Load(c.CatalogPath)
+			if err != nil {
+				return err
+			}
+			return run(cmd.Context(), c, file, keyless)
+		},
 	}
 	cmd.Flags().BoolVar(&keyless, "allow-keyless", false, keylessUsage)
 	return cmd
 }
 
-func (a *app) validate(ctx context.Context, keyless bool) error {
-	c, err := a.config()
-	if err != nil {
-		return err
-	}
-	file, err := catalog.Load(c.CatalogPath)
-	if err != nil {
-		return err
-	}
+func (a *app) validate(ctx context.Context, c config.Config, file *catalog.File, keyless bool) error {
 	db, err := a.postgres(ctx, c)
 	if err != nil {
 		return err
@@ -88,24 +96,10 @@ func (a *app) writeProblems(path string, file *catalog.File, problems catalog.Pr
 }
 
 func (a *app) applyCommand() *cobra.Command {
-	var keyless bool
-	cmd := &cobra.Command{
-		Use: "apply", Short: "Create what the catalog names and is missing; twice is the same as once", Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.apply(cmd.Context(), keyless) },
-	}
-	cmd.Flags().BoolVar(&keyless, "allow-keyless", false, keylessUsage)
-	return cmd
+	return a.checkedCommand("apply", "Create what the catalog names and is missing; twice is the same as once", a.apply)
 }
 
-func (a *app) apply(ctx context.Context, keyless bool) error {
-	c, err := a.config()
-	if err != nil {
-		return err
-	}
-	file, err := catalog.Load(c.CatalogPath)
-	if err != nil {
-		return err
-	}
+func (a *app) apply(ctx context.Context, c config.Config, file *catalog.File, keyless bool) error {
 	deps, err := a.provisionDeps(c, file)
 	if err != nil {
 		return err

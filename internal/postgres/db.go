@@ -129,9 +129,8 @@ func (db *DB) address() string {
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// versionTable is where the state of the migrations is kept. It is in the
-// public schema of no one: goose needs the schema to exist before the first
-// migration runs, so Migrate creates it.
+// versionTable is where the state of the migrations is kept. Its schema has to be
+// there before the first migration runs, so Migrate creates it.
 const versionTable = saga.Schema + ".migration"
 
 // Migrate brings Capsaga's own schema to this build's state. It is idempotent

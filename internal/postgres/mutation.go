@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -140,14 +141,7 @@ func isNull(value json.RawMessage) bool { return string(bytes.TrimSpace(value)) 
 
 // names returns the columns' names in a fixed order, so that the same shape of
 // mutation gives the same SQL and its prepared statement is used again.
-func names(columns saga.Columns) []string {
-	list := make([]string, 0, len(columns))
-	for name := range columns {
-		list = append(list, name)
-	}
-	slices.Sort(list)
-	return list
-}
+func names(columns saga.Columns) []string { return slices.Sorted(maps.Keys(columns)) }
 
 // record returns "json_to_record($n) AS alias(columns)" and its argument.
 func (p *planned) record(n int, alias string, columns saga.Columns) (string, string) {
