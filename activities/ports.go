@@ -30,6 +30,10 @@ type CommitResult struct {
 	// FlushLSN is the WAL's flushed position as read right after the commit.
 	FlushLSN saga.LSN
 	Owned    []saga.Owned
+	// Recorded is the outcome that the ledger has of a saga that had committed
+	// before, nil when none was recorded. A workflow that begins anew goes on from
+	// there.
+	Recorded *saga.Outcome
 }
 
 // Committer is the pivot. Its result is durable before it returns, and a second
@@ -39,10 +43,71 @@ type Committer interface {
 	Commit(ctx context.Context, r CommitRequest) (*CommitResult, error)
 }
 
+// UndoRequest asks to undo what a saga left in PostgreSQL.
+type UndoRequest struct {
+	SagaID      string
+	Catalog     *saga.Catalog
+	TraceParent string
+	TraceState  string
+}
+
+// EditRequest asks to change rows that a saga owns.
+type EditRequest struct {
+	SagaID string
+	// RequestID makes the edit happen once.
+	RequestID   string
+	Mutations   []saga.Mutation
+	Catalog     *saga.Catalog
+	TraceParent string
+	TraceState  string
+}
+
+// ChangeResult is what became of an undo or an edit, now or by an earlier call.
+type ChangeResult struct {
+	// Refused says why nothing happened: the database refuses the change, or the
+	// undo would overwrite what others did (saga.CodeConflict). It is not
+	// remembered: a later call tries again. Nil: the change has committed.
+	Refused     *saga.ErrorInfo
+	Version     saga.Version
+	CommittedAt time.Time
+	FlushLSN    saga.LSN
+	// Owned has all rows that the saga owns, as they are at Version.
+	Owned []saga.Owned
+}
+
+// Changer changes what a committed saga left. Each change is one transaction that
+// happens once; an error means that its result is not known yet and the call is
+// to be repeated.
+type Changer interface {
+	Undo(ctx context.Context, r UndoRequest) (*ChangeResult, error)
+	Edit(ctx context.Context, r EditRequest) (*ChangeResult, error)
+}
+
+// Gates lets a saga that parks for a system that is away make sure that someone
+// watches that system and releases it. The call is cheap and may be repeated.
+type Gates interface {
+	OpenGate(ctx context.Context, system string) error
+}
+
+// Waiver says that a saga's rows are not wanted in a sink any more.
+type Waiver struct {
+	SagaID  string
+	Step    saga.StepName
+	Version saga.Version
+	Rows    []saga.Owned
+	Reason  string
+}
+
 // Ledger keeps what became of sagas.
 type Ledger interface {
-	// RecordOutcome stores a saga's final outcome.
+	// RecordOutcome stores where a saga stands. A final outcome is never replaced
+	// by one that is not.
 	RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) error
+	// Waive remembers that a step was given up. It is idempotent.
+	Waive(ctx context.Context, w Waiver) error
+	// Recall returns the outcome that was recorded of a saga, or one made from its
+	// commit; nil when the ledger does not know it.
+	Recall(ctx context.Context, sagaID string) (*saga.Outcome, error)
 	// Cancel makes sure that the saga never commits: it takes the saga's place in
 	// the ledger, waiting for a transaction that holds it. It reports true when
 	// the saga had committed before.

@@ -59,6 +59,20 @@ type Catalog struct {
 	// KafkaTables lists the tables that kafkapub publishes; nil means all.
 	KafkaTables []Table
 	Entities    map[string]*Entity
+	// LedgerRetention is how long the ledger remembers a finished saga; zero:
+	// DefaultLedgerRetention.
+	LedgerRetention time.Duration
+}
+
+// DefaultLedgerRetention is how long the ledger remembers a finished saga.
+const DefaultLedgerRetention = 30 * 24 * time.Hour
+
+// Retention returns how long the ledger remembers a finished saga.
+func (c *Catalog) Retention() time.Duration {
+	if c.LedgerRetention > 0 {
+		return c.LedgerRetention
+	}
+	return DefaultLedgerRetention
 }
 
 // Entity is a table with its sinks.
@@ -70,6 +84,8 @@ type Entity struct {
 	Redis         *RedisSink
 	Kafka         *KafkaSink
 	Elasticsearch *ElasticsearchSink
+	// Policy is that of writes of the entity that do not say.
+	Policy Policy
 }
 
 // RedisSink is an entity's cache.
@@ -78,6 +94,7 @@ type RedisSink struct {
 	// TombstoneTTL is how long the version of a deleted row is remembered;
 	// zero: DefaultTombstoneTTL.
 	TombstoneTTL time.Duration
+	Policy       Policy // goes before the entity's
 }
 
 // DefaultTombstoneTTL is how long sinks remember the version of a deleted row.
@@ -88,6 +105,7 @@ type KafkaSink struct {
 	Partitions  int    // default 1
 	Replication int    // default 1
 	Cleanup     string // "compact" (default), "delete" or "compact,delete"
+	Policy      Policy // goes before the entity's
 }
 
 // ElasticsearchSink is an entity's index. Both fields are JSON objects that are
@@ -95,6 +113,7 @@ type KafkaSink struct {
 type ElasticsearchSink struct {
 	Mappings json.RawMessage
 	Settings json.RawMessage
+	Policy   Policy // goes before the entity's
 }
 
 var entityForm = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
@@ -136,6 +155,21 @@ func (e *Entity) Sinks() []Sink {
 		sinks = append(sinks, Elasticsearch)
 	}
 	return sinks
+}
+
+// PolicyFor returns what the catalog says of a sink's steps: the sink's policy,
+// and what that leaves out, the entity's.
+func (e *Entity) PolicyFor(sink Sink) Policy {
+	var own Policy
+	switch {
+	case sink == Redis && e.Redis != nil:
+		own = e.Redis.Policy
+	case sink == Kafka && e.Kafka != nil:
+		own = e.Kafka.Policy
+	case sink == Elasticsearch && e.Elasticsearch != nil:
+		own = e.Elasticsearch.Policy
+	}
+	return own.Or(e.Policy)
 }
 
 // TombstoneLife is the shortest time that any sink of the entity remembers a

@@ -36,7 +36,9 @@ const (
 	CodeRejected            = "rejected"
 	CodeUnknownSaga         = "unknown_saga"  // no saga of this id is known
 	CodeStillRunning        = "still_running" // the wait ended before the saga; it goes on
-	CodeNotParked           = "not_parked"    // a retry of a saga that is not parked
+	CodeNotParked           = "not_parked"    // an operator's request that does not fit where the saga stands
+	CodeConflict            = "conflict"      // an undo would overwrite or lose what others did since
+	CodeStepRejected        = "step_rejected" // a before- or after-step of the service refused
 	CodeWorkflowLost        = "workflow_lost" // the workflow ended without an outcome
 )
 

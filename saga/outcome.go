@@ -1,6 +1,9 @@
 package saga
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Status is where a saga stands.
 type Status string
@@ -28,7 +31,8 @@ func (s Status) Final() bool {
 	return false
 }
 
-// StepName names a step of the saga: StepCommit, or that of a sink.
+// StepName names a step of the saga: StepCommit, that of a sink, a task's name, or
+// what undoes one of them.
 type StepName string
 
 // The steps.
@@ -57,11 +61,12 @@ const (
 
 // Step is one step's state.
 type Step struct {
-	Name     StepName   `json:"name"`
-	State    StepState  `json:"state"`
-	Attempts int        `json:"attempts"`
-	Duration Duration   `json:"duration"`
-	Error    *ErrorInfo `json:"error,omitempty"`
+	Name      StepName   `json:"name"`
+	State     StepState  `json:"state"`
+	Attempts  int        `json:"attempts"`
+	StartedAt time.Time  `json:"started_at,omitzero"`
+	Duration  Duration   `json:"duration"`
+	Error     *ErrorInfo `json:"error,omitempty"`
 }
 
 // ErrorInfo is an error in an outcome.

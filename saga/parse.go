@@ -15,6 +15,25 @@ import (
 	"unicode/utf8"
 )
 
+// ParseMutations reads a JSON list of mutations as strictly as ParseWrite reads
+// those of a write.
+func ParseMutations(data []byte) ([]Mutation, error) {
+	if len(data) > MaxWriteBytes {
+		return nil, invalid("mutations of %d bytes: at most %d are allowed", len(data), MaxWriteBytes)
+	}
+	if err := checkJSON(data); err != nil {
+		return nil, invalid("%s", err)
+	}
+	if err := checkMutationFields(items(data)); err != nil {
+		return nil, invalid("%s", err)
+	}
+	var mutations []Mutation
+	if err := json.Unmarshal(data, &mutations); err != nil {
+		return nil, invalid("%s", describeJSON(err))
+	}
+	return mutations, ValidateMutations(mutations)
+}
+
 // ParseWrite reads one write from JSON, strictly, and validates it. Unknown
 // fields, a key that stands twice in an object, invalid UTF-8, more than
 // MaxNesting levels and more than MaxWriteBytes are errors with
@@ -146,7 +165,7 @@ func checkEnd(d *json.Decoder, data []byte) error {
 // checkFields compares the names of the write's own fields exactly:
 // encoding/json would take "Saga_ID" for saga_id.
 func checkFields(data []byte) error {
-	top, err := fields(data, "", "saga_id", "mutations", "consistency", "policy")
+	top, err := fields(data, "", "saga_id", "mutations", "consistency", "policy", "before_steps", "after_steps")
 	if err != nil {
 		return err
 	}
@@ -155,10 +174,27 @@ func checkFields(data []byte) error {
 			return err
 		}
 	}
-	var mutations []json.RawMessage
-	if json.Unmarshal(top["mutations"], &mutations) != nil {
-		return nil // the typed decoding that follows says what is wrong
+	for _, list := range []string{"before_steps", "after_steps"} {
+		for i, task := range items(top[list]) {
+			if !isObject(task) {
+				continue
+			}
+			if _, err := fields(task, fmt.Sprintf("%s[%d].", list, i), "name", "task_queue", "activity", "input", "compensation", "timeout"); err != nil {
+				return err
+			}
+		}
 	}
+	return checkMutationFields(items(top["mutations"]))
+}
+
+// items returns the elements of a list, and none of what is no list: the typed
+// decoding that follows says what is wrong with it.
+func items(list json.RawMessage) (elements []json.RawMessage) {
+	_ = json.Unmarshal(list, &elements)
+	return elements
+}
+
+func checkMutationFields(mutations []json.RawMessage) error {
 	for i, m := range mutations {
 		if !isObject(m) {
 			continue
@@ -210,7 +246,8 @@ func describeJSON(err error) string {
 }
 
 // Digest identifies the content of a write: the hexadecimal SHA-256 of the
-// canonical JSON of its mutations, consistency and policy, defaults filled in.
+// canonical JSON of its mutations, consistency and policy, defaults filled in, and
+// of its before- and after-steps where it has some.
 // Objects' keys are sorted; numbers keep their literal text, so 1 and 1.0
 // differ.
 func (w *Write) Digest() string {
@@ -219,7 +256,9 @@ func (w *Write) Digest() string {
 		Consistency Consistency `json:"consistency"`
 		OnReject    OnReject    `json:"on_reject"`
 		ParkAfter   string      `json:"park_after"`
-	}{w.Mutations, w.Consistency, w.Policy.OnRejectOrDefault(), w.Policy.ParkAfterOrDefault().String()}
+		BeforeSteps []Task      `json:"before_steps,omitempty"`
+		AfterSteps  []Task      `json:"after_steps,omitempty"`
+	}{w.Mutations, w.Consistency, w.Policy.OnRejectOrDefault(), w.Policy.ParkAfterOrDefault().String(), w.BeforeSteps, w.AfterSteps}
 	if normal.Consistency == "" {
 		normal.Consistency = AP
 	}

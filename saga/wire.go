@@ -19,9 +19,28 @@ const (
 	// UpdateVisible waits for all sinks, or for the saga to park, and answers
 	// with the Outcome.
 	UpdateVisible = "visible"
-	// UpdateRetry tries a parked saga's parked steps once more and answers with
-	// the Outcome.
+	// What a parked saga takes. Each is answered with the Outcome when it has had
+	// its effect, or when the saga has parked again. The update's id is the request's:
+	// the same one twice has one effect.
+	//
+	// UpdateRetry tries the parked steps once more.
 	UpdateRetry = "retry"
+	// UpdateSkip gives up a parked step; its argument is a SkipInput.
+	UpdateSkip = "skip"
+	// UpdateCompensate undoes the saga.
+	UpdateCompensate = "compensate"
+	// UpdateEdit changes the saga's rows in PostgreSQL and brings them to all
+	// sinks; its argument is an EditInput.
+	UpdateEdit = "edit"
+	// SignalRelease tells a parked saga that a system is back, whose name is its
+	// argument. The gate sends it.
+	SignalRelease = "release"
+
+	// WorkflowGate is the workflow type that watches over one system that is away
+	// and releases the sagas that are parked for it.
+	WorkflowGate = "capsaga.Gate"
+	// WorkflowBulk is the workflow type of one request about many sagas.
+	WorkflowBulk = "capsaga.Bulk"
 
 	// Temporal search attributes.
 	AttributeStatus     = "SagaStatus"     // Keyword
@@ -48,6 +67,7 @@ const (
 	HeaderSagaID      = "saga-id"
 	HeaderEventID     = "event-id"
 	HeaderVersion     = "version"
+	HeaderUndoes      = "undoes"
 	HeaderGeneration  = "generation"
 	HeaderTraceParent = "traceparent"
 	HeaderTraceState  = "tracestate"
@@ -76,10 +96,29 @@ type WaitInput struct {
 	Content string `json:"content,omitempty"`
 }
 
+// SkipInput is the argument of UpdateSkip.
+type SkipInput struct {
+	Step   StepName `json:"step"`
+	Reason string   `json:"reason,omitempty"` // for the waiver's record
+}
+
+// EditInput is the argument of UpdateEdit: changes of rows that the saga owns.
+type EditInput struct {
+	Mutations []Mutation `json:"mutations"`
+}
+
+// GateID returns the workflow id of the gate of a system.
+func (p Prefix) GateID(system string) string { return "gate/" + string(p) + "/" + system }
+
+// BulkID returns the workflow id of a request about many sagas.
+func (p Prefix) BulkID(request string) string { return "bulk/" + string(p) + "/" + request }
+
 // BeginMessage is the JSON content of the logical message that opens a saga's
 // transaction.
 type BeginMessage struct {
-	SagaID      string `json:"saga_id"`
+	SagaID string `json:"saga_id"`
+	// Undoes is the saga that the transaction compensates, else empty.
+	Undoes      string `json:"undoes,omitempty"`
 	TraceParent string `json:"traceparent,omitempty"`
 	TraceState  string `json:"tracestate,omitempty"`
 }

@@ -23,6 +23,11 @@ type Write struct {
 	Mutations   []Mutation  `json:"mutations"`
 	Consistency Consistency `json:"consistency,omitempty"`
 	Policy      Policy      `json:"policy,omitzero"`
+	// BeforeSteps run one after the other before the commit, and are undone in
+	// reverse when it is refused, cancelled or compensated. AfterSteps run one after
+	// the other when all sinks have the write.
+	BeforeSteps []Task `json:"before_steps,omitempty"`
+	AfterSteps  []Task `json:"after_steps,omitempty"`
 }
 
 // Consistency says what a commit waits for.
@@ -34,12 +39,39 @@ const (
 	CP Consistency = "cp" // the synchronous replica has applied it
 )
 
-// Policy says what happens when a step cannot go on.
+// Policy says what happens when a step cannot go on. What a write leaves out, the
+// catalog gives for its entities and their sinks; what the catalog leaves out has
+// a default.
 type Policy struct {
 	OnReject OnReject `json:"on_reject,omitempty"` // default OnRejectPark
 	// ParkAfter is how long a step is retried while its sink is unavailable;
 	// default DefaultParkAfter.
 	ParkAfter Duration `json:"park_after,omitempty"`
+}
+
+// Or returns the policy with what it leaves out taken from another.
+func (p Policy) Or(other Policy) Policy {
+	if p.OnReject == "" {
+		p.OnReject = other.OnReject
+	}
+	if p.ParkAfter == 0 {
+		p.ParkAfter = other.ParkAfter
+	}
+	return p
+}
+
+// caution orders the reactions to a rejection: where the entities of one write
+// differ, the one that does least by itself holds.
+var caution = map[OnReject]int{OnRejectPark: 2, OnRejectCompensate: 1, OnRejectSkip: 0}
+
+// Cautious returns the more cautious of two policies: the reaction that does
+// least by itself, and the shorter patience.
+func (p Policy) Cautious(other Policy) Policy {
+	strict := Policy{OnReject: p.OnRejectOrDefault(), ParkAfter: Duration(min(p.ParkAfterOrDefault(), other.ParkAfterOrDefault()))}
+	if o := other.OnRejectOrDefault(); caution[o] > caution[strict.OnReject] {
+		strict.OnReject = o
+	}
+	return strict
 }
 
 // OnReject says what happens when a sink rejects a step for good.
@@ -175,8 +207,20 @@ func (w *Write) Validate() error {
 	if w.Policy.ParkAfter < 0 {
 		return invalid("policy.park_after is negative")
 	}
-	for i := range w.Mutations {
-		if err := w.Mutations[i].validate(); err != nil {
+	if err := ValidateMutations(w.Mutations); err != nil {
+		return err
+	}
+	if err := w.validateTasks(); err != nil {
+		return invalid("%s", err)
+	}
+	return nil
+}
+
+// ValidateMutations checks all of a list of mutations that needs no catalog and
+// no database, as Write.Validate does.
+func ValidateMutations(mutations []Mutation) error {
+	for i := range mutations {
+		if err := mutations[i].validate(); err != nil {
 			return invalid("mutations[%d]: %s", i, err)
 		}
 	}

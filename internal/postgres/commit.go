@@ -40,6 +40,9 @@ type CommitResult struct {
 	// has reached it, Kafka has the saga's rows.
 	FlushLSN saga.LSN     `json:"flush_lsn,omitempty"`
 	Owned    []saga.Owned `json:"owned,omitempty"`
+	// Recorded is the outcome that the ledger has of a saga that had committed
+	// before.
+	Recorded *saga.Outcome `json:"recorded,omitempty"`
 }
 
 // maxTries bounds how often a transaction that lost against another is tried at
