@@ -22,12 +22,19 @@ const (
 	// minTombstoneTTL: a tombstone that is gone sooner protects nothing, since
 	// an apply older than half of it reads its row again.
 	minTombstoneTTL = time.Second
-	maxPartitions   = 10_000
-	maxReplication  = 1_000
+	// minParkAfter: the patient attempts after the quick ones take about as long.
+	minParkAfter = time.Second
+	// minRetention leaves callers the time to ask again with the same saga id.
+	minRetention   = time.Hour
+	maxPartitions  = 10_000
+	maxReplication = 1_000
 )
 
 // cleanups are Kafka's policies by which a topic's old records go.
 var cleanups = []string{"compact", "delete", "compact,delete"}
+
+// reactions are what a policy may do about a rejection.
+var reactions = []string{string(saga.OnRejectCompensate), string(saga.OnRejectPark), string(saga.OnRejectSkip)}
 
 // systemSchemas hold tables that are nobody's entities.
 var systemSchemas = []string{"pg_catalog", "information_schema", "pg_toast", saga.Schema}

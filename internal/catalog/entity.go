@@ -13,7 +13,7 @@ import (
 func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	top := field{Node: root}
 	c := &saga.Catalog{Entities: map[string]*saga.Entity{}}
-	fields := d.fields(top, "version", "kafka_tables", "entities")
+	fields := d.fields(top, "version", "kafka_tables", "ledger", "entities")
 	if v, ok := fields["version"]; !ok {
 		d.problemAt(root.Line, "version", "missing: want version: 1")
 	} else if v.Kind != yaml.ScalarNode || v.ShortTag() != "!!int" || v.Value != "1" {
@@ -23,6 +23,10 @@ func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	if listed.Node != nil {
 		c.KafkaTables = d.kafkaTables(listed)
 	}
+	c.LedgerRetention = saga.DefaultLedgerRetention
+	if ledger, ok := fields["ledger"]; ok {
+		d.ledger(ledger, c)
+	}
 	entities, ok := fields["entities"]
 	if !ok {
 		d.problemAt(root.Line, "entities", "missing: name at least one entity")
@@ -30,6 +34,14 @@ func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	}
 	d.entities(entities, c)
 	return c
+}
+
+func (d *decoder) ledger(f field, c *saga.Catalog) {
+	if retention, ok := d.fields(f, "retention")["retention"]; ok {
+		if v := d.duration(retention, minRetention); v > 0 {
+			c.LedgerRetention = v
+		}
+	}
 }
 
 // kafkaTables returns nil for all tables.
@@ -90,7 +102,7 @@ func (d *decoder) entity(f field) *saga.Entity {
 		d.problemAt(d.lines[f.path], f.path, "an entity's name has at most %d bytes", maxEntityName)
 		e.Name = ""
 	}
-	fields := d.fields(f, "table", "key", "sinks")
+	fields := d.fields(f, "table", "key", "policy", "sinks")
 	for _, required := range []string{"table", "key", "sinks"} {
 		if _, ok := fields[required]; !ok {
 			d.problemAt(d.lines[f.path], f.path+"."+required, "missing")
@@ -102,10 +114,34 @@ func (d *decoder) entity(f field) *saga.Entity {
 	if key, ok := fields["key"]; ok {
 		e.Key = d.key(key)
 	}
+	if policy, ok := fields["policy"]; ok {
+		e.Policy = d.policy(policy)
+	}
+	e.Policy = e.Policy.Or(defaultPolicy)
 	if sinks, ok := fields["sinks"]; ok {
 		d.sinks(sinks, e)
 	}
 	return e
+}
+
+// defaultPolicy is that of an entity which does not say.
+var defaultPolicy = saga.Policy{OnReject: saga.OnRejectPark, ParkAfter: saga.Duration(saga.DefaultParkAfter)}
+
+// policy reads what is given; what is not is left for the next level to say.
+func (d *decoder) policy(f field) (p saga.Policy) {
+	fields := d.fields(f, "on_reject", "park_after")
+	if reaction, ok := fields["on_reject"]; ok {
+		if text, ok := d.text(reaction); ok {
+			p.OnReject = saga.OnReject(text)
+			if !slices.Contains(reactions, text) {
+				d.problem(reaction, "%q: want %s", text, oneOf(reactions))
+			}
+		}
+	}
+	if after, ok := fields["park_after"]; ok {
+		p.ParkAfter = saga.Duration(d.duration(after, minParkAfter))
+	}
+	return p
 }
 
 func (d *decoder) key(f field) []string {
@@ -148,7 +184,10 @@ func (d *decoder) sinks(f field, e *saga.Entity) {
 
 func (d *decoder) redis(f field) *saga.RedisSink {
 	sink := &saga.RedisSink{TombstoneTTL: saga.DefaultTombstoneTTL}
-	fields := d.fields(f, "ttl", "tombstone_ttl")
+	fields := d.fields(f, "ttl", "tombstone_ttl", "policy")
+	if policy, ok := fields["policy"]; ok {
+		sink.Policy = d.policy(policy)
+	}
 	if ttl, ok := fields["ttl"]; ok {
 		sink.TTL = d.duration(ttl, time.Millisecond)
 	}
@@ -162,7 +201,10 @@ func (d *decoder) redis(f field) *saga.RedisSink {
 
 func (d *decoder) kafka(f field) *saga.KafkaSink {
 	sink := &saga.KafkaSink{Partitions: 1, Replication: 1, Cleanup: cleanups[0]}
-	fields := d.fields(f, "partitions", "replication", "cleanup")
+	fields := d.fields(f, "partitions", "replication", "cleanup", "policy")
+	if policy, ok := fields["policy"]; ok {
+		sink.Policy = d.policy(policy)
+	}
 	if n, ok := fields["partitions"]; ok {
 		sink.Partitions = d.integer(n, 1, maxPartitions)
 	}
@@ -182,7 +224,10 @@ func (d *decoder) kafka(f field) *saga.KafkaSink {
 
 func (d *decoder) elasticsearch(f field) *saga.ElasticsearchSink {
 	sink := &saga.ElasticsearchSink{}
-	fields := d.fields(f, "mappings", "settings")
+	fields := d.fields(f, "mappings", "settings", "policy")
+	if policy, ok := fields["policy"]; ok {
+		sink.Policy = d.policy(policy)
+	}
 	if m, ok := fields["mappings"]; ok {
 		sink.Mappings = d.object(m)
 	}

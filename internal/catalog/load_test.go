@@ -37,9 +37,9 @@ func TestParseProblems(t *testing.T) {
 		{"no version", "entities:\n  p:\n    table: p\n" + key + sinks, []string{"c.yaml:1: version: missing"}},
 		{"other version", strings.Replace(head, "1", "2", 1) + table + key + sinks, []string{"c.yaml:1: version: want 1"}},
 		{"version as text", strings.Replace(head, "1", `"1"`, 1) + table + key + sinks, []string{"c.yaml:1: version: want 1, the only version there is, got text"}},
-		{"unknown field at the top", "versoin: 1\n" + head + table + key + sinks, []string{"c.yaml:1: versoin: unknown field: want version, kafka_tables or entities"}},
-		{"unknown field", head + table + key + sinks + "    keys: [id]\n", []string{"c.yaml:7: entities.products.keys: unknown field: want table, key or sinks"}},
-		{"unknown field that ends like a known one", head + table + key + "    sinks: {redis: {x.ttl: 5s}}\n", []string{"entities.products.sinks.redis.x.ttl: unknown field: want ttl or tombstone_ttl"}},
+		{"unknown field at the top", "versoin: 1\n" + head + table + key + sinks, []string{"c.yaml:1: versoin: unknown field: want version, kafka_tables, ledger or entities"}},
+		{"unknown field", head + table + key + sinks + "    keys: [id]\n", []string{"c.yaml:7: entities.products.keys: unknown field: want table, key, policy or sinks"}},
+		{"unknown field that ends like a known one", head + table + key + "    sinks: {redis: {x.ttl: 5s}}\n", []string{"entities.products.sinks.redis.x.ttl: unknown field: want ttl, tombstone_ttl or policy"}},
 		{"unknown sink", head + table + key + "    sinks: {mongo: {}}\n", []string{"c.yaml:6: entities.products.sinks.mongo: unknown field: want redis, kafka or elasticsearch"}},
 		{"field twice", head + table + key + key + sinks, []string{"c.yaml:6: entities.products.key: given twice: the first is in line 5"}},
 		{"entity twice", head + table + key + sinks + "  products:\n    table: b\n" + key + sinks, []string{"c.yaml:7: entities.products: given twice: the first is in line 3"}},
@@ -82,6 +82,19 @@ func TestParseProblems(t *testing.T) {
 		{"kafka_tables other text", "kafka_tables: some\n" + head + table + key + sinks, []string{"c.yaml:1: kafka_tables: want all, or a list"}},
 		{"kafka_tables twice", "kafka_tables: [a, public.a]\n" + head + table + key + sinks, []string{"c.yaml:1: kafka_tables[1]: public.a is listed twice"}},
 		{"kafka sink not in kafka_tables", "kafka_tables: [a]\n" + head + table + key + "    sinks: {kafka: {}}\n", []string{"c.yaml:7: entities.products.sinks.kafka: public.products is not in kafka_tables (line 1)"}},
+		{"policy as text", head + table + key + "    policy: skip\n" + sinks, []string{"c.yaml:6: entities.products.policy: want fields, got text (skip)"}},
+		{"unknown reaction", head + table + key + "    policy: {on_reject: ignore}\n" + sinks, []string{`c.yaml:6: entities.products.policy.on_reject: "ignore": want compensate, park or skip`}},
+		{"reaction a boolean", head + table + key + "    policy:\n      on_reject: true\n" + sinks, []string{"c.yaml:7: entities.products.policy.on_reject: want text, got a boolean (true)"}},
+		{"unknown field of a policy", head + table + key + "    policy: {park: 5m}\n" + sinks, []string{"c.yaml:6: entities.products.policy.park: unknown field: want on_reject or park_after"}},
+		{"park_after without unit", head + table + key + "    policy: {park_after: 5}\n" + sinks, []string{`c.yaml:6: entities.products.policy.park_after: "5": want a time with its unit`}},
+		{"park_after too short", head + table + key + "    policy: {park_after: 1ms}\n" + sinks, []string{"entities.products.policy.park_after: 1ms: the least is 1s"}},
+		{"policy of redis", head + table + key + "    sinks: {redis: {policy: {on_reject: x}}}\n", []string{`c.yaml:6: entities.products.sinks.redis.policy.on_reject: "x"`}},
+		{"policy of kafka", head + table + key + "    sinks:\n      kafka:\n        policy: {park_after: -1s}\n", []string{"c.yaml:8: entities.products.sinks.kafka.policy.park_after: -1s is negative"}},
+		{"policy of elasticsearch", head + table + key + "    sinks: {elasticsearch: {policy: [park]}}\n", []string{"c.yaml:6: entities.products.sinks.elasticsearch.policy: want fields, got a list"}},
+		{"ledger as text", "ledger: 720h\n" + head + table + key + sinks, []string{"c.yaml:1: ledger: want fields, got text (720h)"}},
+		{"unknown field of the ledger", "ledger: {keep: 720h}\n" + head + table + key + sinks, []string{"c.yaml:1: ledger.keep: unknown field: want retention"}},
+		{"retention too short", "ledger:\n  retention: 30m\n" + head + table + key + sinks, []string{"c.yaml:2: ledger.retention: 30m: the least is 1h0m0s"}},
+		{"retention in days", "ledger: {retention: 30d}\n" + head + table + key + sinks, []string{`c.yaml:1: ledger.retention: "30d": want a time with its unit`}},
 		{"many at once", "version: 3\nkafka_tables: 1\nentities:\n  A: {}\n  b: {table: 1, key: [], sinks: {}}\n", []string{
 			"c.yaml:1: version", "c.yaml:2: kafka_tables", "c.yaml:4: entities.A: ", "c.yaml:4: entities.A.table: missing",
 			"c.yaml:5: entities.b.table: want text", "c.yaml:5: entities.b.key: empty", "c.yaml:5: entities.b.sinks: empty",
@@ -139,7 +152,31 @@ func TestParseDefaults(t *testing.T) {
 	assert.Equal(t, &saga.RedisSink{TombstoneTTL: 24 * time.Hour}, e.Redis)
 	assert.Equal(t, &saga.KafkaSink{Partitions: 1, Replication: 1, Cleanup: "compact"}, e.Kafka)
 	assert.Equal(t, &saga.ElasticsearchSink{}, e.Elasticsearch)
+	assert.Equal(t, saga.Policy{OnReject: saga.OnRejectPark, ParkAfter: saga.Duration(15 * time.Minute)}, e.Policy)
+	assert.Equal(t, 720*time.Hour, f.Catalog.LedgerRetention)
 	assert.Equal(t, 4, f.Line("entities.products.table"))
 	assert.Equal(t, 6, f.Line("entities.products.sinks.kafka.partitions"), "the nearest field that is there")
 	assert.Zero(t, f.Line("nowhere"))
+}
+
+// A sink's policy goes before its entity's, field by field.
+func TestParsePolicies(t *testing.T) {
+	f, err := catalog.Parse("c.yaml", []byte(`version: 1
+ledger: {retention: 48h}
+entities:
+  products:
+    table: products
+    key: [id]
+    policy: {park_after: 5m}
+    sinks:
+      redis: {policy: {on_reject: skip}}
+      kafka: {policy: {park_after: 1h}}
+      elasticsearch: {policy: {on_reject: compensate, park_after: 10s}}
+`))
+	require.NoError(t, err)
+	assert.Equal(t, 48*time.Hour, f.Catalog.Retention())
+	e := f.Catalog.Entities["products"]
+	assert.Equal(t, saga.Policy{OnReject: saga.OnRejectSkip, ParkAfter: saga.Duration(5 * time.Minute)}, e.PolicyFor(saga.Redis))
+	assert.Equal(t, saga.Policy{OnReject: saga.OnRejectPark, ParkAfter: saga.Duration(time.Hour)}, e.PolicyFor(saga.Kafka))
+	assert.Equal(t, saga.Policy{OnReject: saga.OnRejectCompensate, ParkAfter: saga.Duration(10 * time.Second)}, e.PolicyFor(saga.Elasticsearch))
 }

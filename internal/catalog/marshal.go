@@ -18,12 +18,21 @@ type (
 	catalogForm struct {
 		Version     int                   `json:"version"`
 		KafkaTables any                   `json:"kafka_tables"`
+		Ledger      ledgerForm            `json:"ledger"`
 		Entities    map[string]entityForm `json:"entities"` // encoded in the order of names
 	}
+	ledgerForm struct {
+		Retention string `json:"retention"`
+	}
 	entityForm struct {
-		Table string    `json:"table"`
-		Key   []string  `json:"key"`
-		Sinks sinksForm `json:"sinks"`
+		Table  string     `json:"table"`
+		Key    []string   `json:"key"`
+		Policy policyForm `json:"policy"`
+		Sinks  sinksForm  `json:"sinks"`
+	}
+	policyForm struct {
+		OnReject  saga.OnReject `json:"on_reject,omitempty"`
+		ParkAfter string        `json:"park_after,omitempty"`
 	}
 	sinksForm struct {
 		Redis         *redisForm         `json:"redis,omitempty"`
@@ -31,29 +40,54 @@ type (
 		Elasticsearch *elasticsearchForm `json:"elasticsearch,omitempty"`
 	}
 	redisForm struct {
-		TTL          string `json:"ttl"`
-		TombstoneTTL string `json:"tombstone_ttl"`
+		TTL          string      `json:"ttl"`
+		TombstoneTTL string      `json:"tombstone_ttl"`
+		Policy       *policyForm `json:"policy,omitempty"`
 	}
 	kafkaForm struct {
-		Partitions  int    `json:"partitions"`
-		Replication int    `json:"replication"`
-		Cleanup     string `json:"cleanup"`
+		Partitions  int         `json:"partitions"`
+		Replication int         `json:"replication"`
+		Cleanup     string      `json:"cleanup"`
+		Policy      *policyForm `json:"policy,omitempty"`
 	}
 	elasticsearchForm struct {
 		Mappings json.RawMessage `json:"mappings,omitempty"`
 		Settings json.RawMessage `json:"settings,omitempty"`
+		Policy   *policyForm     `json:"policy,omitempty"`
 	}
 )
 
 func formOf(c *saga.Catalog) catalogForm {
-	form := catalogForm{Version: 1, KafkaTables: "all", Entities: map[string]entityForm{}}
+	form := catalogForm{
+		Version: 1, KafkaTables: "all", Entities: map[string]entityForm{},
+		Ledger: ledgerForm{Retention: durationText(c.Retention())},
+	}
 	if c.KafkaTables != nil {
 		form.KafkaTables = c.KafkaTables
 	}
 	for name, e := range c.Entities {
-		form.Entities[name] = entityForm{Table: e.Table.String(), Key: e.Key, Sinks: sinksOf(e)}
+		form.Entities[name] = entityForm{
+			Table: e.Table.String(), Key: e.Key, Policy: policyOf(e.Policy.Or(defaultPolicy)), Sinks: sinksOf(e),
+		}
 	}
 	return form
+}
+
+func policyOf(p saga.Policy) policyForm {
+	form := policyForm{OnReject: p.OnReject}
+	if p.ParkAfter > 0 {
+		form.ParkAfter = durationText(time.Duration(p.ParkAfter))
+	}
+	return form
+}
+
+// ownPolicyOf is a sink's policy, without what the entity's says.
+func ownPolicyOf(p saga.Policy) *policyForm {
+	if p == (saga.Policy{}) {
+		return nil
+	}
+	form := policyOf(p)
+	return &form
 }
 
 func sinksOf(e *saga.Entity) (s sinksForm) {
@@ -62,17 +96,17 @@ func sinksOf(e *saga.Entity) (s sinksForm) {
 		if tombstone == 0 {
 			tombstone = saga.DefaultTombstoneTTL
 		}
-		s.Redis = &redisForm{TTL: durationText(r.TTL), TombstoneTTL: durationText(tombstone)}
+		s.Redis = &redisForm{TTL: durationText(r.TTL), TombstoneTTL: durationText(tombstone), Policy: ownPolicyOf(r.Policy)}
 	}
 	if k := e.Kafka; k != nil {
 		n := *k
 		if n.Cleanup == "" {
 			n.Cleanup = cleanups[0]
 		}
-		s.Kafka = &kafkaForm{Partitions: max(n.Partitions, 1), Replication: max(n.Replication, 1), Cleanup: n.Cleanup}
+		s.Kafka = &kafkaForm{Partitions: max(n.Partitions, 1), Replication: max(n.Replication, 1), Cleanup: n.Cleanup, Policy: ownPolicyOf(n.Policy)}
 	}
 	if x := e.Elasticsearch; x != nil {
-		s.Elasticsearch = &elasticsearchForm{Mappings: x.Mappings, Settings: x.Settings}
+		s.Elasticsearch = &elasticsearchForm{Mappings: x.Mappings, Settings: x.Settings, Policy: ownPolicyOf(x.Policy)}
 	}
 	return s
 }

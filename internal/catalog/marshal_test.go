@@ -96,20 +96,33 @@ func TestMarshalRoundTrip(t *testing.T) {
 		}
 		return json.RawMessage("{" + strings.Join(parts, ",") + "}")
 	})
+	reaction := rapid.SampledFrom([]saga.OnReject{saga.OnRejectCompensate, saga.OnRejectPark, saga.OnRejectSkip})
+	patience := rapid.Map(rapid.IntRange(1, 1e6), func(n int) saga.Duration { return saga.Duration(time.Duration(n) * time.Second) })
+	own := rapid.Custom(func(t *rapid.T) saga.Policy { // of a sink, which may leave each out
+		return saga.Policy{
+			OnReject:  rapid.OneOf(rapid.Just(saga.OnReject("")), reaction).Draw(t, "on_reject"),
+			ParkAfter: rapid.OneOf(rapid.Just(saga.Duration(0)), patience).Draw(t, "park_after"),
+		}
+	})
 	rapid.Check(t, func(t *rapid.T) {
-		c := &saga.Catalog{Entities: map[string]*saga.Entity{}}
+		c := &saga.Catalog{
+			Entities:        map[string]*saga.Entity{},
+			LedgerRetention: time.Duration(rapid.IntRange(1, 1e4).Draw(t, "retention")) * time.Hour,
+		}
 		for i := range rapid.IntRange(1, 3).Draw(t, "entities") {
 			name := fmt.Sprintf("e%d", i)
 			c.Entities[name] = &saga.Entity{
-				Name:  name,
-				Table: saga.Table{Schema: "public", Name: text.Draw(t, "table") + name},
-				Key:   rapid.SliceOfNDistinct(text, 1, 3, rapid.ID).Draw(t, "key"),
+				Name:   name,
+				Table:  saga.Table{Schema: "public", Name: text.Draw(t, "table") + name},
+				Key:    rapid.SliceOfNDistinct(text, 1, 3, rapid.ID).Draw(t, "key"),
+				Policy: saga.Policy{OnReject: reaction.Draw(t, "on_reject"), ParkAfter: patience.Draw(t, "park_after")},
 				Redis: &saga.RedisSink{
 					TTL:          time.Duration(rapid.IntRange(0, 1e6).Draw(t, "ttl")) * time.Second,
 					TombstoneTTL: time.Duration(rapid.IntRange(1, 1e6).Draw(t, "tombstone")) * time.Second,
+					Policy:       own.Draw(t, "redis"),
 				},
-				Kafka:         &saga.KafkaSink{Partitions: rapid.IntRange(1, 100).Draw(t, "partitions"), Replication: 1, Cleanup: "compact,delete"},
-				Elasticsearch: &saga.ElasticsearchSink{Mappings: object.Draw(t, "mappings"), Settings: object.Draw(t, "settings")},
+				Kafka:         &saga.KafkaSink{Partitions: rapid.IntRange(1, 100).Draw(t, "partitions"), Replication: 1, Cleanup: "compact,delete", Policy: own.Draw(t, "kafka")},
+				Elasticsearch: &saga.ElasticsearchSink{Mappings: object.Draw(t, "mappings"), Settings: object.Draw(t, "settings"), Policy: own.Draw(t, "elasticsearch")},
 			}
 		}
 		for _, marshal := range []func(*saga.Catalog) ([]byte, error){catalog.MarshalYAML, catalog.MarshalJSON} {
