@@ -24,3 +24,23 @@ func (p pivot) ReadRow(ctx context.Context, e *saga.Entity, key string) (activit
 	row, err := p.DB.ReadRow(ctx, e, key)
 	return activities.Row(row), err
 }
+
+func (p pivot) Waive(ctx context.Context, w activities.Waiver) error {
+	return p.DB.Waive(ctx, postgres.Waiver(w))
+}
+
+func (p pivot) Undo(ctx context.Context, r activities.UndoRequest) (*activities.ChangeResult, error) {
+	return changed(p.DB.Undo(ctx, postgres.UndoRequest(r)))
+}
+
+func (p pivot) Edit(ctx context.Context, r activities.EditRequest) (*activities.ChangeResult, error) {
+	return changed(p.DB.Edit(ctx, postgres.EditRequest(r)))
+}
+
+func changed(r *postgres.ChangeResult, err error) (*activities.ChangeResult, error) {
+	if err != nil {
+		return nil, err
+	}
+	converted := activities.ChangeResult(*r)
+	return &converted, nil
+}

@@ -154,7 +154,7 @@ func (w *Worker) connect(ctx context.Context) error {
 	hub := notify.NewHub()
 	p := pivot{w.db}
 	w.saga = activities.New(activities.Dependencies{
-		Catalog: w.config.Catalog, Committer: p, Ledger: w.db, Rows: p,
+		Catalog: w.config.Catalog, Committer: p, Ledger: p, Rows: p,
 		Redis: w.redis, Elasticsearch: w.elastic, Positions: w.positions,
 		Notifier: hub, Observer: w.telemetry,
 	})

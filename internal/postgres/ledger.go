@@ -161,6 +161,13 @@ func (db *DB) LedgerOutcome(ctx context.Context, sagaID string) (workflowID stri
 	return workflowID, o, true, nil
 }
 
+// Recall returns the outcome that was recorded of a saga, or one made from its
+// commit; nil when the ledger does not know it.
+func (db *DB) Recall(ctx context.Context, sagaID string) (*saga.Outcome, error) {
+	_, o, _, err := db.LedgerOutcome(ctx, sagaID)
+	return o, err
+}
+
 // Outcome is the outcome of a saga that has got as far as its pivot.
 func (r *CommitResult) Outcome(sagaID string) saga.Outcome {
 	o := saga.Outcome{
