@@ -37,13 +37,13 @@ type Failure struct {
 }
 
 // failure turns an adapter's error into Temporal's: final when the system
-// rejected the request, else retryable after a delay. The driver's own error
+// rejected the request, else retryable after a delay, which is next. The driver's own error
 // stays behind, since it may name what must not enter a workflow's history.
-func failure(step saga.StepName, err error, attempt int, pace Pace) error {
+func failure(step saga.StepName, err error, attempt int, next time.Duration) error {
 	f := Failure{Error: errorInfo(step, err), Attempt: attempt}
 	return temporal.NewApplicationErrorWithOptions(f.Error.Message, string(f.Error.Class), temporal.ApplicationErrorOptions{
 		NonRetryable:   f.Error.Class == saga.Rejected,
-		NextRetryDelay: jittered(delay(attempt, pace)),
+		NextRetryDelay: next,
 		Details:        []any{f},
 	})
 }

@@ -30,14 +30,13 @@ func TestFailure(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			err := failure(saga.StepRedis, test.err, 3, PaceRetry)
+			err := failure(saga.StepRedis, test.err, 3, 300*time.Millisecond)
 			var app *temporal.ApplicationError
 			require.ErrorAs(t, err, &app)
 			require.Equal(t, test.final, app.NonRetryable())
 			require.Equal(t, string(test.class), app.Type())
 			require.NotContains(t, err.Error(), "secret", "the driver's error entered the history")
-			require.GreaterOrEqual(t, app.NextRetryDelay(), 200*time.Millisecond)
-			require.LessOrEqual(t, app.NextRetryDelay(), 400*time.Millisecond)
+			require.Equal(t, 300*time.Millisecond, app.NextRetryDelay())
 			var f Failure
 			require.NoError(t, app.Details(&f))
 			require.Equal(t, 3, f.Attempt)
@@ -70,21 +69,4 @@ func TestDelay(t *testing.T) {
 		require.GreaterOrEqual(t, d, time.Second/2)
 		require.LessOrEqual(t, d, time.Second)
 	}
-}
-
-func TestBreaker(t *testing.T) {
-	t.Parallel()
-	var b breaker
-	now := time.Now()
-	away := &saga.Error{Class: saga.Unavailable, System: "redis", Message: "away"}
-	require.NoError(t, b.check(saga.StepRedis, now))
-	b.record(now, &saga.Error{Class: saga.Rejected})
-	require.NoError(t, b.check(saga.StepRedis, now), "a rejection is not an outage")
-	b.record(now, away)
-	require.ErrorContains(t, b.check(saga.StepRedis, now.Add(breakerOpen-1)), "away")
-	require.Equal(t, saga.Unavailable, saga.ClassOf(b.check(saga.StepRedis, now)))
-	require.NoError(t, b.check(saga.StepRedis, now.Add(breakerOpen)))
-	b.record(now, away)
-	b.record(now, nil)
-	require.NoError(t, b.check(saga.StepRedis, now), "a success closes it")
 }

@@ -34,6 +34,7 @@ type Saga struct {
 	Dependencies
 	images   *images
 	breakers map[saga.StepName]*breaker
+	pace     pace
 }
 
 // New returns the activities.
@@ -46,7 +47,7 @@ func New(d Dependencies) *Saga {
 	}
 	breakers := map[saga.StepName]*breaker{}
 	for _, sink := range saga.Sinks {
-		breakers[saga.StepName(sink)] = &breaker{}
+		breakers[saga.StepName(sink)] = newBreaker()
 	}
 	return &Saga{Dependencies: d, images: newImages(d.ImageBytes), breakers: breakers}
 }
@@ -69,7 +70,11 @@ func (a *Saga) attempt(ctx context.Context, step saga.StepName, pace Pace, effec
 	if err == nil {
 		return nil
 	}
-	return failure(step, err, int(info.Attempt), pace)
+	next := jittered(delay(int(info.Attempt), pace))
+	if !info.IsLocalActivity { // a quick attempt is not repeated: what follows is the first patient one
+		next = a.pace.book(systemOf(step), a.Now(), next)
+	}
+	return failure(step, err, int(info.Attempt), next)
 }
 
 // beforeDeadline ends an attempt a little before Temporal does. What is answered

@@ -35,7 +35,11 @@ func (a *Saga) UpdateRedis(ctx context.Context, in SinkInput) (SinkOutput, error
 		if err != nil || len(docs) == 0 {
 			return 0, err
 		}
-		applied, err := a.Redis.Apply(ctx, docs, a.lifetimes)
+		var applied []saga.Applied
+		err = a.request(ctx, saga.StepRedis, func() (err error) {
+			applied, err = a.Redis.Apply(ctx, docs, a.lifetimes)
+			return err
+		})
 		return verdict(saga.StepRedis, docs, applied, err)
 	})
 }
@@ -48,7 +52,11 @@ func (a *Saga) IndexElasticsearch(ctx context.Context, in SinkInput) (SinkOutput
 		if err != nil || len(docs) == 0 {
 			return 0, err
 		}
-		applied, err := a.Elasticsearch.Apply(ctx, docs)
+		var applied []saga.Applied
+		err = a.request(ctx, saga.StepElasticsearch, func() (err error) {
+			applied, err = a.Elasticsearch.Apply(ctx, docs)
+			return err
+		})
 		return verdict(saga.StepElasticsearch, docs, applied, err)
 	})
 }
@@ -57,7 +65,7 @@ func (a *Saga) IndexElasticsearch(ctx context.Context, in SinkInput) (SinkOutput
 // is idempotent, as it writes nothing: the stream publishes from the WAL.
 func (a *Saga) PublishKafka(ctx context.Context, in SinkInput) (SinkOutput, error) {
 	return a.sink(ctx, saga.StepKafka, in, func(ctx context.Context) (int, error) {
-		return 0, a.Positions.Wait(ctx, in.FlushLSN)
+		return 0, a.request(ctx, saga.StepKafka, func() error { return a.Positions.Wait(ctx, in.FlushLSN) })
 	})
 }
 
@@ -66,19 +74,10 @@ func (a *Saga) sink(ctx context.Context, step saga.StepName, in SinkInput, effec
 	info := activity.GetInfo(ctx)
 	out := SinkOutput{Attempt: int(info.Attempt)}
 	err := a.attempt(ctx, step, in.Pace, func(ctx context.Context) error {
-		if info.IsLocalActivity {
-			if err := a.breakers[step].check(step, a.Now()); err != nil {
-				return err
-			}
+		if err := a.breakers[step].admit(step, a.Now(), info.IsLocalActivity); err != nil {
+			return err
 		}
-		// A driver that hangs beyond its context has failed too.
-		stop := context.AfterFunc(ctx, func() { a.breakers[step].record(a.Now(), context.DeadlineExceeded) })
 		changed, err := effect(ctx)
-		stop()
-		// A row that PostgreSQL does not give is not the sink's failure.
-		if err == nil || errorInfo(step, err).System == systemOf(step) {
-			a.breakers[step].record(a.Now(), err)
-		}
 		out.Changed = changed
 		return err
 	})
