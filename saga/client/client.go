@@ -51,6 +51,9 @@ type Options struct {
 	// Notifier is that of the worker in the same process, which must use the same
 	// Temporal connection; nil when the workers are elsewhere.
 	Notifier Notifier
+	// Ledger knows the sagas that Temporal has forgotten, for Replay; without it,
+	// those cannot be started again.
+	Ledger Ledger
 }
 
 // notificationGrace is how long an embedded client waits for a notification
@@ -71,6 +74,7 @@ type Client struct {
 	temporal sdkclient.Client
 	prefix   saga.Prefix
 	notifier Notifier
+	ledger   Ledger
 }
 
 // New returns a client.
@@ -82,7 +86,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new client: Options.Prefix: %w", err)
 	}
-	return &Client{temporal: o.Temporal, prefix: prefix, notifier: o.Notifier}, nil
+	return &Client{temporal: o.Temporal, prefix: prefix, notifier: o.Notifier, ledger: o.Ledger}, nil
 }
 
 // Write starts a saga and waits until it has come to the level. The outcome says
@@ -197,34 +201,48 @@ func (c *Client) Status(ctx context.Context, sagaID string) (saga.Outcome, error
 	return o, nil
 }
 
-// ask puts a question, an update, until it is answered. A saga that had finished
-// before the update came is answered by its result; one whose worker is in trouble
-// is asked again. The question keeps its id, so that asking again asks nothing new.
-func (c *Client) ask(ctx context.Context, sagaID, digest string, question func(context.Context) (sdkclient.WorkflowUpdateHandle, error)) (saga.Outcome, error) {
+// ask puts a question until it is answered. A saga that had finished before the
+// update came is answered by its result.
+func (c *Client) ask(ctx context.Context, sagaID, digest string, question question) (saga.Outcome, error) {
+	o, err := persist(ctx, question)
+	switch {
+	case err == nil:
+		return settled(o, digest)
+	case closedBefore(err):
+		return c.result(ctx, sagaID, digest)
+	}
+	return saga.Outcome{}, c.failed(ctx, sagaID, err)
+}
+
+// question is an update of a saga's workflow, with its id: asking again asks
+// nothing new.
+type question func(context.Context) (sdkclient.WorkflowUpdateHandle, error)
+
+// persist puts a question until it is answered or refused. A saga whose worker is
+// in trouble is asked again.
+func persist(ctx context.Context, question question) (saga.Outcome, error) {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, askAgain)
 		o, err := answer(attempt, question)
 		lost := attempt.Err() != nil && ctx.Err() == nil
 		cancel()
 		switch {
-		case err == nil:
-			return settled(o, digest)
-		case closedBefore(err):
-			return c.result(ctx, sagaID, digest)
+		case err == nil, closedBefore(err):
+			return o, err
 		case lost:
 			continue
 		case !notReady(err) && !timedOut(err):
-			return saga.Outcome{}, c.failed(ctx, sagaID, err)
+			return o, err
 		}
 		select {
 		case <-ctx.Done():
-			return saga.Outcome{}, c.unfinished(sagaID, err)
+			return o, err
 		case <-time.After(notReadyPause):
 		}
 	}
 }
 
-func answer(ctx context.Context, question func(context.Context) (sdkclient.WorkflowUpdateHandle, error)) (o saga.Outcome, err error) {
+func answer(ctx context.Context, question question) (o saga.Outcome, err error) {
 	handle, err := question(ctx)
 	if err == nil {
 		err = handle.Get(ctx, &o)

@@ -66,10 +66,14 @@ func (c *Client) failed(ctx context.Context, sagaID string, err error) error {
 	var malformed *serviceerror.InvalidArgument
 	var ended *temporal.WorkflowExecutionError
 	switch {
+	case codeOf(err) != "":
+		return err // told in the caller's words already
 	case errors.As(err, &ended):
 		return lost(sagaID, err)
 	case errors.As(err, &refusal) && refusal.Type() == saga.CodeSagaIDReused:
 		return reused(sagaID)
+	case errors.As(err, &refusal):
+		return refused(refusal)
 	case ctx.Err() != nil, timedOut(err):
 		return c.unfinished(sagaID, err)
 	case errors.As(err, &missing):
@@ -94,6 +98,24 @@ func (c *Client) failed(ctx context.Context, sagaID string, err error) error {
 	}
 }
 
+// refused is what the saga itself answered to a request that does not fit it.
+func refused(err *temporal.ApplicationError) error {
+	code := err.Type()
+	if code == "" {
+		code = saga.CodeRejected
+	}
+	return &saga.Error{Class: saga.Rejected, System: "capsaga", Code: code, Message: err.Message(), Err: err}
+}
+
+// codeOf returns the code of an error of this package.
+func codeOf(err error) string {
+	var e *saga.Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
 // lost tells of a workflow that ended without an outcome.
 func lost(sagaID string, err error) error {
 	how := "failed"
@@ -109,7 +131,7 @@ func lost(sagaID string, err error) error {
 	}
 	return &saga.Error{
 		Class: saga.Ambiguous, System: "temporal", Code: saga.CodeWorkflowLost, Err: err,
-		Message: fmt.Sprintf("workflow %s %s before its saga's end; what it had committed stands, see `capsaga show %s`", saga.WorkflowID(sagaID), how, sagaID),
+		Message: fmt.Sprintf("workflow %s %s before its saga's end; what it had committed stands, and `capsaga replay %s` goes on from there", saga.WorkflowID(sagaID), how, sagaID),
 	}
 }
 

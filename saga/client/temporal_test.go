@@ -16,6 +16,10 @@ func listRequest(query string) *workflowservice.ListWorkflowExecutionsRequest {
 	return &workflowservice.ListWorkflowExecutionsRequest{Query: query}
 }
 
+func countRequest(query string) *workflowservice.CountWorkflowExecutionsRequest {
+	return &workflowservice.CountWorkflowExecutionsRequest{Query: query}
+}
+
 // details returns what the Temporal UI shows as current details.
 func (s *scene) details(t testing.TB, sagaID string) string {
 	t.Helper()
