@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -32,8 +33,15 @@ type CommitOutput struct {
 	Owned       []saga.Owned      `json:"owned,omitempty"`
 	// Sinks says where each entity's rows go, as the catalog had it at the commit.
 	// So a saga finishes as it began, whatever the catalog becomes.
-	Sinks   map[string][]saga.Sink `json:"sinks,omitempty"`
-	Attempt int                    `json:"attempt"`
+	Sinks map[string][]saga.Sink `json:"sinks,omitempty"`
+	// Order names the sinks that the saga has rows for. A workflow walks them in
+	// this order, so that a build that orders its sinks otherwise replays it.
+	Order []saga.Sink `json:"order,omitempty"`
+	// Policies are the write's, with what it left out from the catalog.
+	Policies map[saga.Sink]saga.Policy `json:"policies,omitempty"`
+	// Recorded is where an earlier workflow of the saga had got to.
+	Recorded *saga.Outcome `json:"recorded,omitempty"`
+	Attempt  int           `json:"attempt"`
 }
 
 // Commit writes the saga's rows and its ledger entry in one transaction. It is
@@ -41,7 +49,7 @@ type CommitOutput struct {
 // is a result, not an error.
 func (a *Saga) Commit(ctx context.Context, in CommitInput) (CommitOutput, error) {
 	var out CommitOutput
-	err := a.attempt(ctx, saga.StepCommit, PaceRetry, func(ctx context.Context) error {
+	err := a.attempt(ctx, saga.StepCommit, func(ctx context.Context) error {
 		var err error
 		out, err = a.commit(ctx, in)
 		return err
@@ -71,8 +79,9 @@ func (a *Saga) commit(ctx context.Context, in CommitInput) (CommitOutput, error)
 	out := CommitOutput{
 		Status: r.Status, Error: r.Error, WorkflowID: r.WorkflowID, Content: r.Content,
 		Version: r.Version, Confirmed: r.Confirmed, CommittedAt: r.CommittedAt, FlushLSN: r.FlushLSN,
-		Owned: r.Owned, Sinks: a.sinks(r.Owned), Attempt: int(info.Attempt),
+		Owned: r.Owned, Recorded: r.Recorded, Attempt: int(info.Attempt),
 	}
+	a.route(&out, w.Policy)
 	if out.Status == saga.Committed {
 		a.images.put(w.SagaID, r.Version, began, r.Owned)
 	}
@@ -86,27 +95,36 @@ func (a *Saga) refused(w saga.Write, err error, attempt int32) CommitOutput {
 	return CommitOutput{Status: saga.RejectedEnd, Error: &e, Content: w.Digest(), Attempt: int(attempt)}
 }
 
-func (a *Saga) sinks(owned []saga.Owned) map[string][]saga.Sink {
-	sinks := map[string][]saga.Sink{}
-	for _, o := range owned {
-		if _, done := sinks[o.Entity]; done {
+// route says where the rows go and what holds of each sink's step.
+func (a *Saga) route(out *CommitOutput, own saga.Policy) {
+	out.Sinks, out.Policies = map[string][]saga.Sink{}, map[saga.Sink]saga.Policy{}
+	for _, o := range out.Owned {
+		e, err := a.Catalog.Entity(o.Entity)
+		if _, done := out.Sinks[o.Entity]; done || err != nil {
 			continue
 		}
-		if e, err := a.Catalog.Entity(o.Entity); err == nil {
-			sinks[o.Entity] = e.Sinks()
+		out.Sinks[o.Entity] = e.Sinks()
+		for _, sink := range e.Sinks() {
+			policy := own.Or(e.PolicyFor(sink))
+			if other, ok := out.Policies[sink]; ok {
+				policy = policy.Cautious(other)
+			}
+			out.Policies[sink] = policy
 		}
 	}
-	return sinks
+	for _, sink := range saga.Sinks {
+		if _, used := out.Policies[sink]; used {
+			out.Order = append(out.Order, sink)
+		}
+	}
 }
 
-// Rows returns the owned rows that go to the sink.
-func (o *CommitOutput) Rows(sink saga.Sink) []saga.Owned {
+// Rows returns those of the owned rows that go to the sink.
+func (o *CommitOutput) Rows(owned []saga.Owned, sink saga.Sink) []saga.Owned {
 	var rows []saga.Owned
-	for _, row := range o.Owned {
-		for _, s := range o.Sinks[row.Entity] {
-			if s == sink {
-				rows = append(rows, row)
-			}
+	for _, row := range owned {
+		if slices.Contains(o.Sinks[row.Entity], sink) {
+			rows = append(rows, row)
 		}
 	}
 	return rows
@@ -121,16 +139,11 @@ func (o *CommitOutput) Outcome(sagaID string, took time.Duration, attempts int) 
 		out.Steps = []saga.Step{commit}
 		return out
 	}
-	out.Version, out.Confirmed = o.Version, o.Confirmed
-	out.Token = saga.NewToken(o.Version, o.Owned).String()
-	for _, row := range o.Owned {
-		out.ETags = append(out.ETags, saga.ETag{Entity: row.Entity, Key: row.Key, ETag: row.ETag})
-	}
+	out.Confirmed = o.Confirmed
+	out.Own(o.Version, o.Owned)
 	out.Steps = []saga.Step{commit}
-	for _, sink := range saga.Sinks {
-		if len(o.Rows(sink)) > 0 {
-			out.Steps = append(out.Steps, saga.Step{Name: saga.StepName(sink), State: saga.StepPending})
-		}
+	for _, sink := range o.Order {
+		out.Steps = append(out.Steps, saga.Step{Name: saga.StepName(sink), State: saga.StepPending})
 	}
 	return out
 }
@@ -141,48 +154,4 @@ func Unsuccessful(status saga.Status) saga.StepState {
 		return saga.StepSkipped
 	}
 	return saga.StepRejected
-}
-
-// What metrics call the work on the ledger that is no step of the saga.
-const (
-	stepCancel saga.StepName = "cancel"
-	stepRecord saga.StepName = "record"
-)
-
-// CancelOutput is the result of CancelCommit.
-type CancelOutput struct {
-	// Committed is true when the cancellation came too late.
-	Committed bool `json:"committed"`
-}
-
-// CancelCommit makes sure that a saga whose commit did not answer never commits,
-// or finds that it has. It is idempotent by the ledger's key.
-func (a *Saga) CancelCommit(ctx context.Context, in CommitInput) (CancelOutput, error) {
-	var out CancelOutput
-	err := a.attempt(ctx, stepCancel, PaceRetry, func(ctx context.Context) error {
-		execution := activity.GetInfo(ctx).WorkflowExecution
-		var err error
-		out.Committed, err = a.Ledger.Cancel(ctx, in.Write, execution.ID, execution.RunID)
-		return err
-	})
-	return out, err
-}
-
-// RecordInput is the input of RecordOutcome.
-type RecordInput struct {
-	Outcome saga.Outcome `json:"outcome"`
-}
-
-// RecordOutput is the result of RecordOutcome.
-type RecordOutput struct{}
-
-// RecordOutcome stores a committed saga's final outcome in the ledger, which
-// outlives the workflow's history, and tells the waiters of this process. It is
-// idempotent: a final outcome never changes.
-func (a *Saga) RecordOutcome(ctx context.Context, in RecordInput) (RecordOutput, error) {
-	a.images.drop(in.Outcome.SagaID)
-	a.Notifier.Publish(in.Outcome)
-	return RecordOutput{}, a.attempt(ctx, stepRecord, PaceRetry, func(ctx context.Context) error {
-		return a.Ledger.RecordOutcome(ctx, in.Outcome.SagaID, in.Outcome)
-	})
 }

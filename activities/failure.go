@@ -11,23 +11,11 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// Pace is how patiently a failed step is tried again.
-type Pace string
-
-// The paces.
-const (
-	// PaceRetry: 100 ms, doubling, at most 30 s.
-	PaceRetry Pace = ""
-	// PaceParked: about a minute, for a step whose sink has been away for long.
-	PaceParked Pace = "parked"
-)
-
 // The delays between attempts, before jitter. The workflow's retry policies name
 // them too, for attempts that end without an answer.
 const (
-	FirstDelay  = 100 * time.Millisecond
-	MaxDelay    = 30 * time.Second
-	ParkedDelay = time.Minute
+	FirstDelay = 100 * time.Millisecond
+	MaxDelay   = 30 * time.Second
 )
 
 // Failure is what a failed attempt tells the workflow.
@@ -66,17 +54,16 @@ func errorInfo(step saga.StepName, err error) saga.ErrorInfo {
 
 func systemOf(step saga.StepName) string {
 	switch step {
-	case saga.StepCommit, stepCancel, stepRecord:
+	case stepCancel, stepRecord, stepRecall, stepWaive, stepEdit:
 		return "postgres"
+	case stepGate:
+		return "temporal"
 	}
-	return string(step)
+	return step.System()
 }
 
 // delay returns how long to wait after the n-th attempt.
-func delay(attempt int, pace Pace) time.Duration {
-	if pace == PaceParked {
-		return ParkedDelay
-	}
+func delay(attempt int) time.Duration {
 	d := FirstDelay
 	for range attempt - 1 {
 		if d *= 2; d >= MaxDelay {

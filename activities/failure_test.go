@@ -50,19 +50,16 @@ func TestDelay(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		attempt int
-		pace    Pace
 		want    time.Duration
 	}{
-		{1, PaceRetry, 100 * time.Millisecond},
-		{2, PaceRetry, 200 * time.Millisecond},
-		{8, PaceRetry, 12800 * time.Millisecond},
-		{9, PaceRetry, 25600 * time.Millisecond},
-		{10, PaceRetry, 30 * time.Second},
-		{1_000_000, PaceRetry, 30 * time.Second},
-		{1, PaceParked, time.Minute},
-		{1000, PaceParked, time.Minute},
+		{1, 100 * time.Millisecond},
+		{2, 200 * time.Millisecond},
+		{8, 12800 * time.Millisecond},
+		{9, 25600 * time.Millisecond},
+		{10, 30 * time.Second},
+		{1_000_000, 30 * time.Second},
 	} {
-		require.Equal(t, test.want, delay(test.attempt, test.pace), "attempt %d %s", test.attempt, test.pace)
+		require.Equal(t, test.want, delay(test.attempt), "attempt %d", test.attempt)
 	}
 	for range 1000 {
 		d := jittered(time.Second)

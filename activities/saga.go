@@ -15,11 +15,13 @@ import (
 type Dependencies struct {
 	Catalog       *saga.Catalog
 	Committer     Committer
+	Changer       Changer
 	Ledger        Ledger
 	Rows          Rows
 	Redis         RedisSink
 	Elasticsearch ElasticSink
 	Positions     Positions
+	Gates         Gates // optional
 
 	Notifier *notify.Hub      // optional: tells waiters in this process
 	Observer Observer         // optional
@@ -54,7 +56,7 @@ func New(d Dependencies) *Saga {
 
 // attempt runs one attempt of a step: within a deadline that leaves time to
 // answer, observed, and with its error made Temporal's.
-func (a *Saga) attempt(ctx context.Context, step saga.StepName, pace Pace, effect func(ctx context.Context) error) error {
+func (a *Saga) attempt(ctx context.Context, step saga.StepName, effect func(ctx context.Context) error) error {
 	started := a.Now()
 	info := activity.GetInfo(ctx)
 	bounded, cancel := beforeDeadline(ctx)
@@ -70,7 +72,7 @@ func (a *Saga) attempt(ctx context.Context, step saga.StepName, pace Pace, effec
 	if err == nil {
 		return nil
 	}
-	next := jittered(delay(int(info.Attempt), pace))
+	next := jittered(delay(int(info.Attempt)))
 	if !info.IsLocalActivity { // a quick attempt is not repeated: what follows is the first patient one
 		next = a.pace.book(systemOf(step), a.Now(), next)
 	}

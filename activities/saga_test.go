@@ -43,7 +43,7 @@ func (b *bench) commit(t *testing.T, w saga.Write) activities.CommitOutput {
 }
 
 func input(out activities.CommitOutput, sagaID string) activities.SinkInput {
-	return activities.SinkInput{SagaID: sagaID, Version: out.Version, FlushLSN: out.FlushLSN, Rows: out.Rows(saga.Redis)}
+	return activities.SinkInput{SagaID: sagaID, Version: out.Version, FlushLSN: out.FlushLSN, Rows: out.Rows(out.Owned, saga.Redis)}
 }
 
 func failureOf(t *testing.T, err error) activities.Failure {

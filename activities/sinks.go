@@ -17,7 +17,6 @@ type SinkInput struct {
 	// FlushLSN is the position that Kafka's stream must reach.
 	FlushLSN saga.LSN     `json:"flush_lsn,omitempty"`
 	Rows     []saga.Owned `json:"rows,omitempty"`
-	Pace     Pace         `json:"pace,omitempty"`
 }
 
 // SinkOutput is the result of a sink's activity.
@@ -73,7 +72,7 @@ func (a *Saga) PublishKafka(ctx context.Context, in SinkInput) (SinkOutput, erro
 func (a *Saga) sink(ctx context.Context, step saga.StepName, in SinkInput, effect func(ctx context.Context) (int, error)) (SinkOutput, error) {
 	info := activity.GetInfo(ctx)
 	out := SinkOutput{Attempt: int(info.Attempt)}
-	err := a.attempt(ctx, step, in.Pace, func(ctx context.Context) error {
+	err := a.attempt(ctx, step, func(ctx context.Context) error {
 		if err := a.breakers[step].admit(step, a.Now(), info.IsLocalActivity); err != nil {
 			return err
 		}

@@ -54,10 +54,13 @@ const (
 	StepDone     StepState = "done"
 	StepParked   StepState = "parked"
 	StepRejected StepState = "rejected"
-	// StepSkipped: not done and not wanted: the sink rejected the step and the
-	// policy waives it, or the saga was cancelled before its commit.
+	// StepSkipped: not done and not wanted: the policy or an operator gave it up, or
+	// the saga was cancelled or undone before.
 	StepSkipped StepState = "skipped"
 )
+
+// Over reports whether the step is done, or given up: nobody will run it again.
+func (s StepState) Over() bool { return s == StepDone || s == StepSkipped }
 
 // Step is one step's state.
 type Step struct {
@@ -107,6 +110,14 @@ type Outcome struct {
 	// Content is the digest of the write, by which a second start with other
 	// content is refused.
 	Content string `json:"content,omitempty"`
+}
+
+// Own notes which rows the saga has, at which version.
+func (o *Outcome) Own(version Version, owned []Owned) {
+	o.Version, o.Token, o.ETags = version, NewToken(version, owned).String(), nil
+	for _, row := range owned {
+		o.ETags = append(o.ETags, ETag{Entity: row.Entity, Key: row.Key, ETag: row.ETag})
+	}
 }
 
 // Step returns the named step, or nil.

@@ -61,17 +61,20 @@ func TestCancelThatComesTooLateForTheCommit(t *testing.T) {
 		s.CancelWorkflow()
 	}, 10*time.Second)
 	o := s.play(activitytest.Write("order-1"))
-	require.Equal(t, saga.Completed, o.Status)
-	require.Equal(t, allDone, states(o))
+	require.Equal(t, saga.Compensated, o.Status)
 	require.Contains(t, s.patient, "CancelCommit")
+	require.Equal(t, 1, s.systems.Changes())
 }
 
-func TestCancelAfterTheCommitIsNotObeyed(t *testing.T) {
+func TestCancelAfterTheCommitUndoesTheSaga(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
 	s.systems.Redis.Fail = activitytest.Until(8, activitytest.Unavailable("redis"))
 	s.RegisterDelayedCallback(s.CancelWorkflow, 2*time.Second)
 	o := s.play(activitytest.Write("order-1"))
-	require.Equal(t, saga.Completed, o.Status)
-	require.Equal(t, allDone, states(o))
+	require.Equal(t, saga.Compensated, o.Status)
+	require.Equal(t, map[saga.StepName]saga.StepState{
+		saga.StepCommit: saga.StepDone, saga.StepRedis: saga.StepSkipped, saga.StepKafka: saga.StepDone, saga.StepElasticsearch: saga.StepDone,
+		saga.StepUndo: saga.StepDone, "undo-redis": saga.StepDone, "undo-kafka": saga.StepDone, "undo-elasticsearch": saga.StepDone,
+	}, states(o))
 }

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"errors"
 	"time"
 
 	"go.temporal.io/sdk/converter"
@@ -11,32 +12,28 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// commit runs the pivot until its result is known: committed, rejected, failed,
-// or cancelled. Only a cancellation of ctx that comes in time stops it; ledger
-// work goes on in the detached context, because a commit that did not answer may
-// have happened.
-func (s *story) commit(ctx, detached workflow.Context) {
+// commit runs the pivot until its result is known. It returns how the saga ends
+// if that is not as committed. Only a cancellation of ctx that comes in time stops
+// it; ledger work goes on in the detached context, because a commit that did not
+// answer may have happened.
+func (s *story) commit(ctx, detached workflow.Context) (final saga.Status) {
+	t := s.commitStep
+	if ctx.Err() != nil && !s.rerun { // cancelled before anything was tried
+		return s.refuse(saga.Cancelled, nil)
+	}
 	began := workflow.Now(ctx)
-	if ctx.Err() != nil { // cancelled before anything was tried
-		s.end(saga.Cancelled, nil)
-		return
-	}
-	in := activities.CommitInput{
-		Write: s.write, TraceParent: memo(ctx, saga.HeaderTraceParent), TraceState: memo(ctx, saga.HeaderTraceState),
-	}
+	t.state.State = saga.StepRunning
+	in := s.commitInput(ctx)
 	var out activities.CommitOutput
 	quick := quickCommit
 	if s.write.Consistency == saga.CP {
 		quick = quickCommitCP
 	}
-	err := workflow.ExecuteLocalActivity(quickly(detached, quick), effects.Commit, in).Get(detached, &out)
 	attempts := 1
+	err := workflow.ExecuteLocalActivity(quickly(detached, quick), effects.Commit, in).Get(detached, &out)
 	if err != nil {
-		s.retrying(detached, &s.outcome.Steps[0], failureOf(saga.StepCommit, err))
-		out, err = s.commitPatiently(ctx, in)
-		if temporal.IsCanceledError(err) {
-			out, err = s.cancelCommit(detached, in)
-		}
+		t.retrying(detached, failureOf(t.state.Name, err))
+		out, err = s.commitPatiently(ctx, detached, in)
 		attempts += out.Attempt
 	}
 	if err != nil { // no adapter's answer, such as a result that Temporal refused
@@ -45,13 +42,43 @@ func (s *story) commit(ctx, detached workflow.Context) {
 			if err != nil {
 				e.Message = "PostgreSQL has the write, and its sinks may lack it, as the commit's result cannot be had: " + e.Message
 			}
-			s.end(saga.Failed, &e)
-			return
+			return s.refuse(saga.Failed, &e)
 		}
 	}
-	s.pivot = out
-	s.outcome = out.Outcome(s.write.SagaID, workflow.Now(ctx).Sub(began), attempts)
-	s.describe(detached)
+	return s.committed(detached, out, workflow.Now(ctx).Sub(began), attempts)
+}
+
+// committed takes over the pivot's result.
+func (s *story) committed(ctx workflow.Context, out activities.CommitOutput, took time.Duration, attempts int) saga.Status {
+	s.pivot, s.flush = out, out.FlushLSN
+	s.outcome = out.Outcome(s.write.SagaID, took, attempts)
+	started := s.commitStep.state.StartedAt
+	s.commitStep.state = s.outcome.Steps[0]
+	s.commitStep.state.StartedAt = started
+	if out.Status != saga.Committed {
+		s.outcome.Status, s.reason = s.phase, s.outcome.Error
+		return out.Status
+	}
+	s.phase = saga.Committed
+	for _, sink := range out.Order {
+		s.sinks = append(s.sinks, s.newSink(sink))
+	}
+	for i := range s.write.AfterSteps {
+		s.after = append(s.after, s.newTask(&s.write.AfterSteps[i]))
+	}
+	if out.Recorded != nil {
+		if final := s.resume(out.Recorded); final != "" {
+			return final
+		}
+	}
+	s.describe(ctx)
+	return ""
+}
+
+func (s *story) commitInput(ctx workflow.Context) activities.CommitInput {
+	return activities.CommitInput{
+		Write: s.write, TraceParent: memo(ctx, saga.HeaderTraceParent), TraceState: memo(ctx, saga.HeaderTraceState),
+	}
 }
 
 // maxTraceBytes is what the W3C recommendation has everyone carry at least.
@@ -69,34 +96,70 @@ func memo(ctx workflow.Context, name string) string {
 	return text
 }
 
-// commitPatiently tries until the result is known or ctx is cancelled.
-func (s *story) commitPatiently(ctx workflow.Context, in activities.CommitInput) (out activities.CommitOutput, err error) {
+// commitPatiently tries until the result is known or ctx is cancelled. While
+// PostgreSQL is away for long the saga is parked, like one whose sink is away.
+func (s *story) commitPatiently(ctx, detached workflow.Context, in activities.CommitInput) (out activities.CommitOutput, err error) {
 	limit := commitAttempt
 	if s.write.Consistency == saga.CP {
 		limit = commitAttemptCP
 	}
+	t := s.commitStep
 	options := patience(limit, s.write.Summary()+" → postgres")
-	err = workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), effects.Commit, in).Get(ctx, &out)
-	return out, err
+	options.ScheduleToCloseTimeout = max(s.write.Policy.ParkAfterOrDefault(), limit)
+	for {
+		asked := s.retries
+		err = workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), effects.Commit, in).Get(ctx, &out)
+		if t.parked {
+			t.parked, t.answers = false, asked
+			s.settle(detached)
+		}
+		if temporal.IsCanceledError(err) {
+			return s.cancelCommit(detached, in)
+		}
+		if err == nil || !mayPass(err) {
+			return out, err
+		}
+		f := failureOf(t.state.Name, err)
+		t.state.Attempts += f.Attempt
+		t.park(detached, &f.Error)
+		t.untilWoken(ctx) // a cancellation ends the wait, and then the attempt
+		t.state.State = saga.StepRetrying
+		s.describe(detached)
+		options = t.again(options)
+	}
+}
+
+// mayPass reports whether an activity ended because its attempts were used up,
+// and not because it can never succeed.
+func mayPass(err error) bool {
+	var timeout *temporal.TimeoutError
+	var app *temporal.ApplicationError
+	return errors.As(err, &timeout) || errors.As(err, &app) && !app.NonRetryable()
 }
 
 // cancelCommit settles a commit whose caller does not want it any more: the
 // ledger decides whether the cancellation came in time. If not, the commit's own
-// result is fetched and the saga goes on.
-func (s *story) cancelCommit(detached workflow.Context, in activities.CommitInput) (activities.CommitOutput, error) {
+// result is fetched and the saga is undone.
+func (s *story) cancelCommit(detached workflow.Context, in activities.CommitInput) (out activities.CommitOutput, err error) {
 	var cancelled activities.CancelOutput
-	options := patience(commitAttempt, s.write.Summary()+" → cancel")
-	err := workflow.ExecuteActivity(workflow.WithActivityOptions(detached, options), effects.CancelCommit, in).Get(detached, &cancelled)
+	options := patience(commitAttempt, "cancel: "+s.write.Summary())
+	err = workflow.ExecuteActivity(workflow.WithActivityOptions(detached, options), effects.CancelCommit, in).Get(detached, &cancelled)
 	if err != nil || !cancelled.Committed {
 		return activities.CommitOutput{Status: saga.Cancelled, Content: s.outcome.Content}, err
 	}
-	return s.commitPatiently(detached, in)
+	options = patience(commitAttempt, s.write.Summary()+" → postgres")
+	err = workflow.ExecuteActivity(workflow.WithActivityOptions(detached, options), effects.Commit, in).Get(detached, &out)
+	return out, err
 }
 
-// end closes a saga that has committed nothing.
-func (s *story) end(status saga.Status, e *saga.ErrorInfo) {
-	s.outcome.Status, s.outcome.Error = status, e
-	s.outcome.Steps[0].State, s.outcome.Steps[0].Error = activities.Unsuccessful(status), e
+// refuse notes why a saga has committed nothing.
+func (s *story) refuse(status saga.Status, e *saga.ErrorInfo) saga.Status {
+	s.reason = e
+	s.commitStep.state.State = activities.Unsuccessful(status)
+	if status == saga.Failed {
+		s.commitStep.state.Error = e
+	}
+	return status
 }
 
 // The bounds of quick attempts, which hold the workflow task and with it every
@@ -118,6 +181,12 @@ const (
 	commitAttempt   = 10 * time.Second
 	commitAttemptCP = 30 * time.Second
 	sinkAttempt     = 10 * time.Second
+	// minPatience is the least time that a step is tried patiently, however short
+	// the policy's park_after.
+	minPatience = time.Second
+	// releasePatience is for how long a step is tried when its system is said to be
+	// back.
+	releasePatience = time.Minute
 )
 
 // quickly returns a context for one local attempt.

@@ -13,30 +13,34 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// settle derives the saga's status from its steps. When what blocks it changes,
-// operators have to find the saga by it, so the search attributes follow.
+// settle derives the saga's status from its phase and its steps. When what blocks
+// it changes, operators have to find the saga by it, so the search attributes and
+// the ledger follow.
 func (s *story) settle(ctx workflow.Context) {
-	s.outcome.Status, s.outcome.Error = saga.Committed, nil
-	for _, t := range s.parkedSteps() {
-		s.outcome.Status = saga.Parked
-		if s.outcome.Error == nil {
-			s.outcome.Error = t.state.Error
-		}
+	s.outcome.Status, s.outcome.Error = s.phase, s.reason
+	parked := s.parkedSteps()
+	if len(parked) > 0 {
+		s.outcome.Status, s.outcome.Error = saga.Parked, parked[0].state.Error
 	}
 	s.describe(ctx)
-	if !slices.Equal(s.blocked, s.blockedOn()) {
+	undoing := s.phase == saga.Compensating && s.published != s.outcome.Status
+	if undoing || !slices.Equal(s.blocked, s.blockedOn()) {
 		if err := s.publish(ctx); err != nil {
 			workflow.GetLogger(ctx).Error("search attributes not set", "error", err)
 		}
+		s.note(ctx)
 	}
 }
 
+// blockedOn names the systems that the parked steps wait for.
 func (s *story) blockedOn() []string {
-	var sinks []string
+	var systems []string
 	for _, t := range s.parkedSteps() {
-		sinks = append(sinks, string(t.sink))
+		if system := t.state.Name.System(); !slices.Contains(systems, system) {
+			systems = append(systems, system)
+		}
 	}
-	return sinks
+	return systems
 }
 
 // publish sets the search attributes. Each call is an event in the history and a
@@ -59,13 +63,14 @@ func (s *story) publish(ctx workflow.Context) error {
 	case len(s.blocked) > 0:
 		updates = append(updates, attribute.ErrorClass.ValueUnset())
 	}
-	s.blocked = blocked
+	s.blocked, s.published = blocked, s.outcome.Status
 	return workflow.UpsertTypedSearchAttributes(ctx, updates...)
 }
 
 // describe renews the details that the Temporal UI shows.
 func (s *story) describe(ctx workflow.Context) {
-	workflow.SetCurrentDetails(ctx, details(s.write.Summary(), &s.outcome))
+	o := s.snapshot()
+	workflow.SetCurrentDetails(ctx, details(s.write.Summary(), &o))
 }
 
 // details tells in Markdown where a saga stands: what it writes, each step, and
@@ -86,11 +91,14 @@ func details(summary string, o *saga.Outcome) string {
 	}
 	for _, step := range o.Steps {
 		if step.Error != nil {
-			fmt.Fprintf(&b, "\n%s is %s: %s\n", step.Name, step.State, plain(step.Error.Message))
+			fmt.Fprintf(&b, "\n**%s** is %s, %s: %s\n", step.Name, step.State, step.Error.Class, plain(step.Error.Message))
 		}
 	}
-	if o.Error != nil || o.Status == saga.Pending {
-		fmt.Fprintf(&b, "\nTo see all of it: `capsaga show %s`\n", plain(o.SagaID))
+	if commands := saga.Commands(o); len(commands) > 0 {
+		b.WriteString("\nWhat helps:\n\n")
+		for _, c := range commands {
+			fmt.Fprintf(&b, "- %s: `%s`\n", plain(c.Effect), plain(c.Line))
+		}
 	}
 	return b.String()
 }
@@ -99,7 +107,7 @@ func details(summary string, o *saga.Outcome) string {
 func destinations(o *saga.Outcome) string {
 	var sinks []string
 	for _, step := range o.Steps {
-		if step.Name != saga.StepCommit {
+		if slices.Contains(saga.Sinks, saga.Sink(step.Name)) {
 			sinks = append(sinks, string(step.Name))
 		}
 	}

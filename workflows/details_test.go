@@ -30,7 +30,11 @@ parked at version 9007199254741092, confirmed: local
 | redis | parked | 32 | 15m0s |
 | kafka | done | 1 | 2ms |
 
-redis is parked: redis at 10.0.0.7:6379 refuses 'connections' &lt;b&gt;\|&lt;/b&gt;
+**redis** is parked, unavailable: redis at 10.0.0.7:6379 refuses 'connections' &lt;b&gt;\|&lt;/b&gt;
 
-To see all of it: `+"`capsaga show order-1`\n", details("products/42 upsert", &o))
+What helps:
+
+`+"- it goes on by itself when redis is back; to try now: `capsaga replay order-1`\n"+
+		"- to give redis up: `capsaga skip order-1 --step redis`\n- to undo the saga: `capsaga compensate order-1`\n"+
+		"- all of it: `capsaga show order-1`\n", details("products/42 upsert", &o))
 }

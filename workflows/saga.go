@@ -36,7 +36,7 @@ func Saga(ctx workflow.Context, input json.RawMessage) (saga.Outcome, error) {
 	if err != nil {
 		return malformed(input, err), nil
 	}
-	s := &story{write: *w}
+	s := newStory(*w)
 	if err := s.setup(ctx); err != nil {
 		return saga.Outcome{}, err
 	}
@@ -60,21 +60,43 @@ func malformed(input json.RawMessage, err error) saga.Outcome {
 // story is one saga's state.
 type story struct {
 	write   saga.Write
-	outcome saga.Outcome // what callers are told
+	outcome saga.Outcome // what callers are told, but for the steps
 	pivot   activities.CommitOutput
-	steps   []*step
+	flush   saga.LSN // that Kafka's stream must reach
+	phase   saga.Status
 
-	awaitingCommit int      // callers that wait for the commit
-	retries        int      // how often an operator asked to retry
-	blocked        []string // the sinks that the search attributes name
+	before, sinks, after []*step
+	commitStep           *step
+	undone               []*step // those of the compensation, as they come
+	rerun                bool    // an earlier workflow of this saga has done something
+
+	undoing        *undoReason     // set: the saga is to be undone
+	reason         *saga.ErrorInfo // why the saga ends as it does
+	closing        bool
+	cancelPending  workflow.CancelFunc
+	round          int            // counts the edits
+	retries        int            // how often an operator asked to try again
+	releases       map[string]int // how often the gate of a system let the saga go
+	awaitingCommit int            // callers that wait for the commit
+	published      saga.Status    // in the search attributes
+	blocked        []string       // the systems that the search attributes name
+	unrecorded     bool
+	recording      bool
+}
+
+func newStory(w saga.Write) *story {
+	s := &story{write: w, phase: saga.Pending, releases: map[string]int{}, outcome: saga.Outcome{
+		SagaID: w.SagaID, Status: saga.Pending, Content: w.Digest(),
+	}}
+	for i := range w.BeforeSteps {
+		s.before = append(s.before, s.newTask(&w.BeforeSteps[i]))
+	}
+	s.commitStep = &step{story: s, state: saga.Step{Name: saga.StepCommit, State: saga.StepPending}}
+	return s
 }
 
 // setup makes the saga ready to be asked and found.
 func (s *story) setup(ctx workflow.Context) error {
-	s.outcome = saga.Outcome{
-		SagaID: s.write.SagaID, Status: saga.Pending, Content: s.write.Digest(),
-		Steps: []saga.Step{{Name: saga.StepCommit, State: saga.StepRunning}},
-	}
 	s.describe(ctx)
 	if err := s.handle(ctx); err != nil {
 		return err
@@ -88,58 +110,108 @@ func (s *story) setup(ctx workflow.Context) error {
 
 // run is the story.
 func (s *story) run(ctx workflow.Context) (saga.Outcome, error) {
-	// From the commit on, a cancellation of the workflow is not obeyed: what is
-	// true in PostgreSQL has to reach the sinks.
+	// What is begun is brought to its end in the detached context: a cancellation
+	// is heeded where the story asks for it, and nowhere else.
 	detached, _ := workflow.NewDisconnectedContext(ctx)
-	s.commit(ctx, detached)
-	if s.outcome.Status == saga.Committed {
-		s.reachSinks(detached)
-		s.outcome.Status = saga.Completed
-		s.describe(detached)
-		s.record(detached)
+	pending, cancel := workflow.WithCancel(ctx)
+	s.cancelPending = cancel
+
+	final := s.reachCommit(pending, detached)
+	if s.phase == saga.Committed {
+		s.heedCancellation(pending, detached)
+		if s.undoing == nil {
+			s.forward(detached)
+		}
+		final = saga.Completed
 	}
-	if err := s.publish(detached); err != nil {
-		return s.outcome, err
+	if s.undoing != nil && s.outcome.Version != 0 {
+		final = s.compensate(detached)
 	}
-	// An update that is still unanswered when the workflow closes would fail.
-	err := workflow.Await(detached, func() bool { return workflow.AllHandlersFinished(detached) })
-	return s.outcome, err
+	return s.close(detached, final)
 }
 
-// reachSinks brings the committed rows to all sinks, side by side, and returns
-// when all have them.
-func (s *story) reachSinks(ctx workflow.Context) {
-	left := workflow.NewWaitGroup(ctx)
-	quick := quickSink
-	if s.awaitingCommit > 0 {
-		quick = quickSinkAwaited
-	}
-	for i := range s.outcome.Steps {
-		sink := saga.Sink(s.outcome.Steps[i].Name)
-		if rows := s.pivot.Rows(sink); len(rows) > 0 {
-			s.steps = append(s.steps, s.newStep(sink, rows, &s.outcome.Steps[i]))
+// reachCommit runs what comes before the pivot, and the pivot. Unless the saga is
+// committed then, it returns how it ends: nothing of it is left.
+func (s *story) reachCommit(ctx, detached workflow.Context) saga.Status {
+	if len(s.write.BeforeSteps) > 0 {
+		if final := s.recall(detached); final != "" {
+			return final
 		}
 	}
-	for _, t := range s.steps {
-		left.Add(1)
-		workflow.Go(ctx, func(ctx workflow.Context) {
-			defer left.Done()
-			t.run(ctx, quick)
-		})
+	final := s.runBefore(ctx)
+	if final == "" {
+		final = s.commit(ctx, detached)
 	}
-	left.Wait(ctx)
+	if final != "" && s.outcome.Version == 0 {
+		s.undoBefore(detached, nil)
+	}
+	return final
 }
 
-// record stores the outcome in the ledger, however long that takes: the ledger
-// answers for the saga when the workflow's history is gone.
-func (s *story) record(ctx workflow.Context) {
-	in := activities.RecordInput{Outcome: s.outcome}
-	err := workflow.ExecuteLocalActivity(quickly(ctx, quickSink), effects.RecordOutcome, in).Get(ctx, nil)
-	if err != nil {
-		options := patience(sinkAttempt, s.write.Summary()+" → ledger")
-		err = workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), effects.RecordOutcome, in).Get(ctx, nil)
+// heedCancellation turns a cancellation that comes after the pivot into the wish
+// to undo the saga: what is true in PostgreSQL cannot just be left.
+func (s *story) heedCancellation(ctx, detached workflow.Context) {
+	workflow.Go(detached, func(listening workflow.Context) {
+		ctx.Done().Receive(listening, nil)
+		s.undo(undoReason{by: "cancellation"})
+	})
+	if ctx.Err() != nil {
+		s.undo(undoReason{by: "cancellation"})
 	}
-	if err != nil {
-		workflow.GetLogger(ctx).Error("the ledger refused the outcome; the saga itself is complete", "error", err)
+}
+
+// forward brings the committed rows to all sinks and runs the after-steps. It
+// returns when all is done, or when the saga is to be undone.
+func (s *story) forward(ctx workflow.Context) {
+	for s.undoing == nil {
+		round := s.round
+		phase, cancel := workflow.WithCancel(ctx)
+		workflow.Go(phase, func(watching workflow.Context) {
+			_ = workflow.Await(watching, func() bool { return s.undoing != nil || s.round != round })
+			cancel()
+		})
+		done := s.reach(phase, s.sinks) && s.runAfter(phase)
+		cancel()
+		if done && s.round == round {
+			return
+		}
 	}
+}
+
+// close ends the saga with its final status.
+func (s *story) close(ctx workflow.Context, final saga.Status) (saga.Outcome, error) {
+	s.closing = true
+	// The last word in the ledger is the final one.
+	_ = workflow.Await(ctx, func() bool { return !s.recording })
+	s.phase = final
+	s.outcome.Status, s.outcome.Error = final, s.reason
+	s.describe(ctx)
+	// A saga that changed nothing and ran no steps is in the ledger as it ended; one
+	// whose id was taken has no place of its own there.
+	if s.outcome.Version != 0 || len(s.before) > 0 && final != saga.Failed {
+		s.record(ctx)
+	}
+	if err := s.publish(ctx); err != nil {
+		return s.snapshot(), err
+	}
+	// An update that is still unanswered when the workflow closes would fail.
+	err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) })
+	return s.snapshot(), err
+}
+
+// steps lists all steps in the order in which they are shown.
+func (s *story) steps() []*step {
+	all := append([]*step{}, s.before...)
+	all = append(append(append(all, s.commitStep), s.sinks...), s.after...)
+	return append(all, s.undone...)
+}
+
+// snapshot is where the saga stands.
+func (s *story) snapshot() saga.Outcome {
+	o := s.outcome
+	o.Steps = nil
+	for _, t := range s.steps() {
+		o.Steps = append(o.Steps, t.state)
+	}
+	return o
 }

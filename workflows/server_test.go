@@ -150,7 +150,7 @@ func TestServerHistoriesReplay(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.Temporal.CancelWorkflow(ctx, saga.WorkflowID(w.SagaID), ""))
 		away.Store(false)
-		require.Equal(t, saga.Completed, s.end(t, w.SagaID).Status)
+		require.Equal(t, saga.Compensated, s.end(t, w.SagaID).Status)
 	})
 }
 

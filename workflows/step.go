@@ -12,140 +12,115 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// minPatience is the least time that a step is tried patiently, however short
-// the policy's park_after.
-const minPatience = time.Second
-
-// step brings the saga's rows to one sink.
+// step is one effect of a saga, tried until it is done: quickly at first, then
+// patiently, and parked when it cannot go on by itself.
 type step struct {
-	story   *story
-	sink    saga.Sink
-	effect  any
-	input   activities.SinkInput
-	state   *saga.Step // in the outcome
-	parked  bool       // stays set while a parked step is tried again
-	retries int        // the operator's requests that it has answered
+	story  *story
+	state  saga.Step
+	policy saga.Policy
+	// call starts one activity, locally inside the workflow task or as a regular
+	// one. The returned function waits for it and says how many attempts it took.
+	call func(ctx workflow.Context, local bool, options workflow.ActivityOptions) func() (attempts int, err error)
+	// options are those of the regular activity.
+	options func() workflow.ActivityOptions
+	quick   time.Duration // bounds the local attempt; zero: there is none
+	// ends says that a rejection ends the saga: nothing is committed yet.
+	ends bool
+	// waives says that giving the step up is remembered for whoever compares the
+	// systems later.
+	waives bool
+	began  bool // it may have happened
+	task   *saga.Task
+	result []byte // of a task, as JSON
+
+	parked  bool            // stays set while a parked step is tried again
+	answers int             // the operator's requests that it has answered
+	seen    int             // the gate's releases that it has heeded
+	skip    *saga.SkipInput // an operator gives the step up
 }
 
-func (s *story) newStep(sink saga.Sink, rows []saga.Owned, state *saga.Step) *step {
-	effect := map[saga.Sink]any{
-		saga.Redis:         effects.UpdateRedis,
-		saga.Kafka:         effects.PublishKafka,
-		saga.Elasticsearch: effects.IndexElasticsearch,
-	}[sink]
-	if sink == saga.Kafka {
-		rows = nil // it waits for a position; keys would only fill the history
-	}
-	return &step{story: s, sink: sink, effect: effect, state: state, input: activities.SinkInput{
-		SagaID: s.write.SagaID, Version: s.pivot.Version, FlushLSN: s.pivot.FlushLSN, Rows: rows,
-	}}
-}
-
-// run returns when the sink has the rows, or when the policy waives them.
-func (t *step) run(ctx workflow.Context, quick time.Duration) {
+// run returns true when the step is done, or given up as the policy or an
+// operator wants it; false when ctx is cancelled, or when its rejection has ended
+// or turned the saga.
+func (t *step) run(ctx workflow.Context) bool {
 	began := workflow.Now(ctx)
-	t.state.State = saga.StepRunning
-	failed := t.result(workflow.ExecuteLocalActivity(quickly(ctx, quick), t.effect, t.input).Get(ctx, new(activities.SinkOutput)), 1)
-	if failed != nil && failed.Class != saga.Rejected {
-		t.story.retrying(ctx, t.state, activities.Failure{Error: *failed})
-		left := t.story.write.Policy.ParkAfterOrDefault() - workflow.Now(ctx).Sub(began)
-		options := t.options()
-		options.ScheduleToCloseTimeout = max(left, minPatience)
-		failed = t.execute(ctx, options)
-	}
-	for failed != nil {
+	t.began, t.state.State, t.state.StartedAt = true, saga.StepRunning, began
+	failed := t.try(ctx, began)
+	for {
 		t.state.Duration = saga.Duration(workflow.Now(ctx).Sub(began))
-		if failed.Class == saga.Rejected && t.story.write.Policy.OnRejectOrDefault() == saga.OnRejectSkip {
-			t.leave(ctx, saga.StepSkipped, failed)
-			return
+		switch {
+		case failed == nil:
+			t.leave(ctx, saga.StepDone, nil)
+			return true
+		case ctx.Err() != nil:
+			t.interrupt(ctx, failed)
+			return false
+		case failed.Class == saga.Rejected && t.ends:
+			t.leave(ctx, saga.StepRejected, failed)
+			return false
+		case failed.Class == saga.Rejected && t.policy.OnRejectOrDefault() == saga.OnRejectSkip:
+			t.giveUp(ctx, failed, "policy on_reject: skip")
+			return true
+		case failed.Class == saga.Rejected && t.policy.OnRejectOrDefault() == saga.OnRejectCompensate:
+			t.leave(ctx, saga.StepRejected, failed)
+			t.story.undo(undoReason{by: "policy on_reject: compensate", cause: failed})
+			return false
 		}
 		t.park(ctx, failed)
-		failed = t.untilReleased(ctx)
-	}
-	t.state.Duration = saga.Duration(workflow.Now(ctx).Sub(began))
-	t.leave(ctx, saga.StepDone, nil)
-}
-
-// park stops the step and says why.
-func (t *step) park(ctx workflow.Context, failed *saga.ErrorInfo) {
-	e := *failed
-	if e.Class == saga.Rejected && t.story.write.Policy.OnRejectOrDefault() == saga.OnRejectCompensate {
-		e.Message += "; the policy asks to compensate, which this version cannot do yet, so the saga is parked"
-	}
-	t.parked = true
-	t.state.State, t.state.Error = saga.StepParked, &e
-	t.story.settle(ctx)
-}
-
-// leave ends the step.
-func (t *step) leave(ctx workflow.Context, state saga.StepState, failed *saga.ErrorInfo) {
-	t.parked = false
-	t.state.State, t.state.Error = state, failed
-	t.story.settle(ctx)
-}
-
-// untilReleased waits until the step has been tried again, and returns how that
-// went. What was rejected is tried when an operator asks for it. A sink that was
-// away is tried about once a minute as well, by a single activity whose retries
-// leave nothing in the history, so that a saga may stay parked for months.
-func (t *step) untilReleased(ctx workflow.Context) *saga.ErrorInfo {
-	if t.state.Error.Class != saga.Rejected {
-		watched, cancel := workflow.WithCancel(ctx)
-		back := workflow.ExecuteActivity(workflow.WithActivityOptions(watched, t.watchOptions()), t.effect, t.watchInput())
-		_ = workflow.Await(ctx, func() bool { return t.asked() || back.IsReady() })
-		if back.IsReady() {
-			cancel()
-			var out activities.SinkOutput
-			err := back.Get(ctx, &out)
-			return t.result(err, out.Attempt)
+		t.untilWoken(ctx)
+		if t.skip != nil {
+			t.giveUp(ctx, failed, t.skip.Reason)
+			return true
 		}
-		cancel()
-	} else {
-		_ = workflow.Await(ctx, t.asked)
+		if ctx.Err() == nil {
+			failed = t.tryAgain(ctx)
+		}
 	}
-	answered := t.story.retries
+}
+
+// try is the first round: quickly, and then patiently for as long as the policy
+// says.
+func (t *step) try(ctx workflow.Context, began time.Time) *saga.ErrorInfo {
+	if t.quick > 0 {
+		failed := t.attempt(ctx, true, workflow.ActivityOptions{})
+		if failed == nil || failed.Class == saga.Rejected || ctx.Err() != nil {
+			return failed
+		}
+		t.retrying(ctx, activities.Failure{Error: *failed})
+	}
+	left := t.policy.ParkAfterOrDefault() - workflow.Now(ctx).Sub(began)
+	options := t.options()
+	options.ScheduleToCloseTimeout = max(left, minPatience, options.ScheduleToCloseTimeout)
+	return t.attempt(ctx, false, options)
+}
+
+// tryAgain is a round after the step was parked.
+func (t *step) tryAgain(ctx workflow.Context) *saga.ErrorInfo {
 	t.state.State = saga.StepRetrying
 	t.story.describe(ctx)
-	options := t.options()
-	options.RetryPolicy.MaximumAttempts = 1
-	failed := t.execute(ctx, options)
-	t.retries = answered
+	asked := t.story.retries
+	failed := t.attempt(ctx, false, t.again(t.options()))
+	t.answers = asked
 	return failed
 }
 
-// asked reports whether an operator wants the step tried again.
-func (t *step) asked() bool { return t.story.retries > t.retries }
-
-func (t *step) options() workflow.ActivityOptions {
-	return patience(sinkAttempt, fmt.Sprintf("%s → %s", t.story.write.Summary(), t.sink))
-}
-
-// watchOptions are those of the activity that a parked step waits with.
-func (t *step) watchOptions() workflow.ActivityOptions {
-	options := patience(sinkAttempt, fmt.Sprintf("parked: %s → %s", t.story.write.Summary(), t.sink))
-	options.RetryPolicy.InitialInterval = activities.ParkedDelay
-	options.RetryPolicy.BackoffCoefficient = 1
-	options.RetryPolicy.MaximumInterval = activities.ParkedDelay
+// again bounds a round after the step was parked: one attempt for an operator, who
+// wants an answer, and some when the system is said to be back.
+func (t *step) again(options workflow.ActivityOptions) workflow.ActivityOptions {
+	retry := *options.RetryPolicy
+	options.RetryPolicy, retry.MaximumAttempts = &retry, 0
+	if t.story.retries > t.answers {
+		retry.MaximumAttempts = 1
+	}
+	options.ScheduleToCloseTimeout = max(releasePatience, options.ScheduleToCloseTimeout)
 	return options
 }
 
-func (t *step) watchInput() activities.SinkInput {
-	in := t.input
-	in.Pace = activities.PaceParked
-	return in
-}
-
-// execute runs the step as a regular activity.
-func (t *step) execute(ctx workflow.Context, options workflow.ActivityOptions) *saga.ErrorInfo {
-	var out activities.SinkOutput
-	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), t.effect, t.input).Get(ctx, &out)
-	return t.result(err, out.Attempt)
-}
-
-// result counts the attempts and returns the failure, if it is one.
-func (t *step) result(err error, attempts int) *saga.ErrorInfo {
+// attempt runs one activity and returns the failure, if it is one.
+func (t *step) attempt(ctx workflow.Context, local bool, options workflow.ActivityOptions) *saga.ErrorInfo {
+	attempts, err := t.call(ctx, local, options)()
 	if err == nil {
-		t.state.Attempts += attempts
+		t.state.Attempts += max(attempts, 1)
 		return nil
 	}
 	f := failureOf(t.state.Name, err)
@@ -154,22 +129,90 @@ func (t *step) result(err error, attempts int) *saga.ErrorInfo {
 }
 
 // retrying notes that a step goes on patiently.
-func (s *story) retrying(ctx workflow.Context, state *saga.Step, f activities.Failure) {
-	state.State, state.Error = saga.StepRetrying, &f.Error
-	state.Attempts = max(state.Attempts, 1)
-	s.describe(ctx)
+func (t *step) retrying(ctx workflow.Context, f activities.Failure) {
+	t.state.State, t.state.Error = saga.StepRetrying, &f.Error
+	t.state.Attempts = max(t.state.Attempts, 1)
+	t.story.describe(ctx)
+}
+
+// park stops the step and says why. A system that is away is watched by its gate.
+func (t *step) park(ctx workflow.Context, failed *saga.ErrorInfo) {
+	e := *failed
+	t.parked = true
+	t.state.State, t.state.Error = saga.StepParked, &e
+	t.seen = t.story.releases[t.state.Name.System()]
+	t.story.settle(ctx)
+	if e.Class != saga.Rejected && t.task == nil {
+		t.openGate(ctx)
+	}
+}
+
+// openGate does not hold the step up: an operator may wake it meanwhile.
+func (t *step) openGate(ctx workflow.Context) {
+	in := activities.GateInput{System: t.state.Name.System()}
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		if err := t.story.persist(ctx, effects.OpenGate, in, nil, "gate of "+in.System); err != nil && ctx.Err() == nil {
+			workflow.GetLogger(ctx).Error("nobody watches the system that the saga waits for: retry it by hand", "system", in.System, "error", err)
+		}
+	})
+}
+
+// untilWoken waits until an operator wants the step tried again or given up, or
+// the gate says that its system is back. What was rejected is not the gate's.
+func (t *step) untilWoken(ctx workflow.Context) {
+	system := t.state.Name.System()
+	_ = workflow.Await(ctx, func() bool {
+		released := t.story.releases[system] > t.seen && t.state.Error.Class != saga.Rejected
+		return t.skip != nil || released || t.story.retries > t.answers
+	})
+	t.seen = t.story.releases[system]
+}
+
+// giveUp ends the step undone. Whoever compares the systems later must know that
+// it is wanted so.
+func (t *step) giveUp(ctx workflow.Context, failed *saga.ErrorInfo, reason string) {
+	if t.waives {
+		sink := saga.Sink(t.state.Name.System())
+		in := activities.WaiveInput{
+			SagaID: t.story.write.SagaID, Step: t.state.Name, Version: t.story.outcome.Version,
+			Rows: t.story.pivot.Rows(t.story.pivot.Owned, sink), Reason: reason,
+		}
+		if err := t.story.persist(ctx, effects.Waive, in, nil, "waive"); err != nil {
+			workflow.GetLogger(ctx).Error("the ledger refused the waiver", "step", t.state.Name, "error", err)
+		}
+	}
+	t.skip = nil
+	t.leave(ctx, saga.StepSkipped, failed)
+}
+
+// interrupt stops the step because the saga turned: it is not wanted any more, or
+// will be run again in another form.
+func (t *step) interrupt(ctx workflow.Context, failed *saga.ErrorInfo) {
+	if t.story.undoing != nil {
+		t.leave(ctx, saga.StepSkipped, failed)
+		return
+	}
+	t.leave(ctx, saga.StepPending, failed)
+}
+
+// leave ends the step, or its wait.
+func (t *step) leave(ctx workflow.Context, state saga.StepState, failed *saga.ErrorInfo) {
+	t.parked = false
+	t.state.State, t.state.Error = state, failed
+	t.story.settle(ctx)
 }
 
 // failureOf reads what an attempt told, or says in words that it told nothing.
 func failureOf(name saga.StepName, err error) activities.Failure {
 	var app *temporal.ApplicationError
-	if errors.As(err, &app) && app.HasDetails() {
-		var f activities.Failure
-		if app.Details(&f) == nil && f.Error.Class != "" {
+	var f activities.Failure
+	if errors.As(err, &app) {
+		if app.HasDetails() && app.Details(&f) == nil && f.Error.Class != "" {
 			return f
 		}
+		return activities.Failure{Error: refusalOf(name, app)}
 	}
-	f := activities.Failure{Error: saga.ErrorInfo{Code: saga.CodeUnavailable, Class: saga.Unavailable, System: string(name)}}
+	f = activities.Failure{Error: saga.ErrorInfo{Code: saga.CodeUnavailable, Class: saga.Unavailable, System: name.System()}}
 	var timeout *temporal.TimeoutError
 	if errors.As(err, &timeout) {
 		f.Error.Class = saga.Ambiguous
@@ -178,4 +221,15 @@ func failureOf(name saga.StepName, err error) activities.Failure {
 	}
 	f.Error.Message = fmt.Sprintf("%s: %s", name, err)
 	return f
+}
+
+// refusalOf reads the error of an activity that is not Capsaga's own: what
+// Temporal would not retry is a rejection.
+func refusalOf(name saga.StepName, app *temporal.ApplicationError) saga.ErrorInfo {
+	e := saga.ErrorInfo{Code: saga.CodeUnavailable, Class: saga.Unavailable, System: name.System()}
+	if app.NonRetryable() {
+		e.Code, e.Class = saga.CodeStepRejected, saga.Rejected
+	}
+	e.Message = fmt.Sprintf("step %s: %s", name, app.Message())
+	return e
 }

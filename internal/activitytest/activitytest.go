@@ -39,12 +39,22 @@ type Systems struct {
 	OnCommit func(ctx context.Context, call int) error // before the commit
 	OnRecord func(call int) error
 	OnRead   func(entity, key string) (activities.Row, error)
+	OnUndo   func(call int) error // before the undo
+	OnEdit   func(call int) error // before the edit
+	// Refuse is what the database says to an undo or an edit; nil: it agrees.
+	Refuse   func() *saga.ErrorInfo
 	Reject   *saga.ErrorInfo // the business says no
 	commits  int
 	records  int
 	ledger   map[string]*activities.CommitResult
 	cancels  map[string]bool
 	recorded map[string]saga.Outcome
+	changes  map[string]*activities.ChangeResult
+	undos    int
+	edits    int
+	waivers  []activities.Waiver
+	gates    map[string]int
+	rows     map[string]activities.Row
 	lsn      saga.LSN
 }
 
@@ -54,13 +64,14 @@ func NewSystems() *Systems {
 		Redis: &Sink{rows: map[string]saga.Document{}}, Elasticsearch: &Sink{rows: map[string]saga.Document{}},
 		Kafka:  &Stream{},
 		ledger: map[string]*activities.CommitResult{}, cancels: map[string]bool{}, recorded: map[string]saga.Outcome{},
+		changes: map[string]*activities.ChangeResult{}, gates: map[string]int{}, rows: map[string]activities.Row{},
 	}
 }
 
 // Activities returns the activities over the systems.
 func (s *Systems) Activities(hub *notify.Hub) *activities.Saga {
 	return activities.New(activities.Dependencies{
-		Catalog: Catalog(), Committer: s, Ledger: s, Rows: s, Notifier: hub,
+		Catalog: Catalog(), Committer: s, Changer: s, Ledger: s, Rows: s, Gates: s, Notifier: hub,
 		Redis: redisSink{s.Redis}, Elasticsearch: s.Elasticsearch, Positions: s.Kafka,
 	})
 }
@@ -86,10 +97,15 @@ func (s *Systems) Commit(ctx context.Context, r activities.CommitRequest) (*acti
 				Message: fmt.Sprintf("saga id %q is in use with other content", w.SagaID),
 			}}, nil
 		}
-		return known, nil
+		again := *known
+		if o, ok := s.recorded[w.SagaID]; ok {
+			again.Recorded = &o
+		}
+		return &again, nil
 	}
 	result := s.commit(r)
 	s.ledger[w.SagaID] = result
+	s.keep(result.Version, result.Owned)
 	return result, nil
 }
 
@@ -158,12 +174,21 @@ func (s *Systems) Recorded(sagaID string) (saga.Outcome, bool) {
 	return o, ok
 }
 
-// ReadRow asks OnRead; without it the row is absent.
+// ReadRow asks OnRead; without it, the row is as the last saga left it.
 func (s *Systems) ReadRow(_ context.Context, e *saga.Entity, key string) (activities.Row, error) {
-	if s.OnRead == nil {
-		return activities.Row{}, nil
+	if s.OnRead != nil {
+		return s.OnRead(e.Name, key)
 	}
-	return s.OnRead(e.Name, key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rows[e.Name+"/"+key], nil
+}
+
+// keep notes the rows as a saga leaves them.
+func (s *Systems) keep(version saga.Version, owned []saga.Owned) {
+	for _, o := range owned {
+		s.rows[o.Entity+"/"+o.Key] = activities.Row{Found: !o.Gone(), Row: o.Row, ETag: o.ETag, Version: version}
+	}
 }
 
 // Sink is a sink in memory.
