@@ -27,8 +27,20 @@ type TableInfo struct {
 	// ReplicaKey holds the columns by which an UPDATE or DELETE is replicated;
 	// empty if there is no such identity, all columns for FULL.
 	ReplicaKey []string
-	// stamp changes with the table's identity and with any of its columns.
+	// Cascades holds the foreign keys by which a delete of a row of this table
+	// deletes or changes rows that refer to it.
+	Cascades []ForeignKey
+	// stamp changes with the table's identity, with any of its columns and with the
+	// foreign keys that refer to it.
 	stamp string
+}
+
+// ForeignKey is a foreign key as the table that it refers to sees it.
+type ForeignKey struct {
+	Table      saga.Table // that has the foreign key
+	Columns    []string
+	Referenced []string // columns of the table referred to, in the same order
+	Readable   bool     // we may read all rows of Table
 }
 
 // Column is a column of a table.
@@ -88,9 +100,15 @@ ORDER BY a.attnum`
 // tableStamp is read before the columns when a table is described, and again
 // once a transaction holds the table's lock: if the two agree, the description
 // holds for the transaction.
+//
+// Foreign keys that refer to the table are told by their triggers on it, which
+// have an index by table, unlike the constraints. Adding one waits for whoever
+// has changed the table.
 const tableStamp = `
 SELECT coalesce(md5(string_agg(concat_ws(':', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull,
                                          a.atthasdef, a.attidentity, a.attgenerated), ',' ORDER BY a.attnum)), '')
+       || coalesce((SELECT string_agg(g.tgconstraint::text, ',' ORDER BY g.tgconstraint) FROM pg_trigger g
+                    WHERE g.tgrelid = min(a.attrelid::bigint)::oid AND g.tgconstrrelid <> 0), '')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped`
 
@@ -103,6 +121,19 @@ SELECT i.indisprimary, i.indisreplident,
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.pos)
 FROM pg_index i WHERE i.indrelid = $1 AND i.indisunique
 ORDER BY i.indisprimary DESC, i.indexrelid`
+
+// A foreign key of or to a partitioned table has a constraint for each partition
+// too, which its parent speaks for.
+const describeCascades = `
+SELECT n.nspname, r.relname, ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY k(n, pos)
+             JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.n ORDER BY k.pos),
+       ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY k(n, pos)
+             JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.n ORDER BY k.pos),
+       has_table_privilege(r.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AND NOT row_security_active(r.oid)
+FROM pg_constraint f JOIN pg_class r ON r.oid = f.conrelid JOIN pg_namespace n ON n.oid = r.relnamespace
+WHERE f.contype = 'f' AND f.confrelid = $1 AND f.confdeltype IN ('c', 'n', 'd')
+  AND NOT EXISTS (SELECT FROM pg_constraint p WHERE p.oid = f.conparentid AND p.confrelid = f.confrelid)
+ORDER BY n.nspname, r.relname, f.oid`
 
 // Describe reads a table's columns and keys. A table that is not there is a
 // rejected *saga.Error.
@@ -127,7 +158,22 @@ func Describe(ctx context.Context, q Querier, table saga.Table) (*TableInfo, err
 	if err := t.readKeys(ctx, q); err != nil {
 		return nil, classify("describe keys of "+table.String(), err)
 	}
+	if err := t.readCascades(ctx, q); err != nil {
+		return nil, classify("describe the foreign keys to "+table.String(), err)
+	}
 	return t, nil
+}
+
+func (t *TableInfo) readCascades(ctx context.Context, q Querier) error {
+	rows, err := q.Query(ctx, describeCascades, t.OID)
+	if err != nil {
+		return err
+	}
+	t.Cascades, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (f ForeignKey, err error) {
+		err = row.Scan(&f.Table.Schema, &f.Table.Name, &f.Columns, &f.Referenced, &f.Readable)
+		return f, err
+	})
+	return err
 }
 
 func (t *TableInfo) readColumns(ctx context.Context, q Querier) error {

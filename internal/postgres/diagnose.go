@@ -12,13 +12,13 @@ import (
 
 // nameColumn finds the value that the server refused: the server names no column
 // for it, so each value is tried alone. It changes nothing.
-func (db *DB) nameColumn(ctx context.Context, request CommitRequest, refused *saga.Error) *saga.Error {
+func (db *DB) nameColumn(ctx context.Context, catalog *saga.Catalog, mutations []saga.Mutation, refused *saga.Error) *saga.Error {
 	if sqlState(refused.Err) == "" {
 		return refused // our own check, which names its column
 	}
-	for i := range request.Write.Mutations {
-		m := &request.Write.Mutations[i]
-		e, err := request.Catalog.Entity(m.Entity)
+	for i := range mutations {
+		m := &mutations[i]
+		e, err := catalog.Entity(m.Entity)
 		if err != nil {
 			return refused
 		}

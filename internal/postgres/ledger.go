@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -25,11 +26,11 @@ func (c *commit) attach(ctx context.Context) (*CommitResult, error) {
 func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitResult, error) {
 	r := &CommitResult{Confirmed: saga.ConfirmedLocally}
 	var version *int64
-	var result *string
+	var result, outcome *string
 	var position string
-	err := q.QueryRow(ctx, `SELECT workflow_id, content, status, version, result::text, created_at, pg_current_wal_flush_lsn()::text
+	err := q.QueryRow(ctx, `SELECT workflow_id, content, status, version, result::text, outcome::text, created_at, pg_current_wal_flush_lsn()::text
 		FROM capsaga.saga WHERE id = $1`, sagaID).
-		Scan(&r.WorkflowID, &r.Content, &r.Status, &version, &result, &r.CommittedAt, &position)
+		Scan(&r.WorkflowID, &r.Content, &r.Status, &version, &result, &outcome, &r.CommittedAt, &position)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +38,7 @@ func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitR
 		e := refuse(saga.CodeSagaIDReused, "saga id %q was used before with other content: give this write an id of its own", sagaID)
 		return &CommitResult{
 			Status: saga.Failed, WorkflowID: r.WorkflowID, Content: r.Content,
-			Error: &saga.ErrorInfo{Code: e.Code, Message: e.Message, Class: e.Class, System: e.System},
+			Error: errorInfo(e),
 		}, nil
 	}
 	if version == nil {
@@ -52,6 +53,12 @@ func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitR
 	r.Status, r.Version = saga.Committed, saga.Version(*version)
 	if r.FlushLSN, err = saga.ParseLSN(position); err != nil {
 		return nil, err
+	}
+	if outcome != nil {
+		r.Recorded = new(saga.Outcome)
+		if err := decode(outcome, r.Recorded); err != nil {
+			return nil, err
+		}
 	}
 	return r, decode(result, &r.Owned)
 }
@@ -110,30 +117,71 @@ func (db *DB) closeSaga(ctx context.Context, w saga.Write, workflowID, runID str
 	if err != nil {
 		return false, err
 	}
-	var problem *string
+	var problem, class *string
 	if result != nil {
-		text := string(result)
-		problem = &text
+		text, rejected := string(result), string(saga.Rejected)
+		problem, class = &text, &rejected
 	}
-	tag, err := db.pool.Exec(ctx, `INSERT INTO capsaga.saga (id, workflow_id, run_id, content, write, status, result, finished_at)
-		VALUES ($1, $2, $3, $4, $5::text::json, $6, $7::text::json, clock_timestamp()) ON CONFLICT DO NOTHING`,
-		w.SagaID, workflowID, runID, w.Digest(), string(body), string(status), problem)
+	tag, err := db.pool.Exec(ctx, `INSERT INTO capsaga.saga (id, workflow_id, run_id, content, write, entities, status, result, error, error_class, finished_at)
+		VALUES ($1, $2, $3, $4, $5::text::json, $6, $7, $8::text::json, $8::text::json, $9, clock_timestamp()) ON CONFLICT DO NOTHING`,
+		w.SagaID, workflowID, runID, w.Digest(), string(body), entities(w), string(status), problem, class)
 	return tag.RowsAffected() == 1, err
 }
 
-// RecordOutcome keeps the workflow's outcome in the ledger, for when Temporal no
+// entities returns the names of the entities of a write, sorted.
+func entities(w saga.Write) []string {
+	var names []string
+	for i := range w.Mutations {
+		names = append(names, w.Mutations[i].Entity)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// RecordOutcome keeps where the saga stands, for lists and for when Temporal no
 // longer has the workflow. It is idempotent; a final outcome is never replaced by
-// one that is not.
+// one that is not, and a compensated saga stays so.
 func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) error {
 	body, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
+	blocked, problem := blockedOn(&o)
+	var class, problemText *string
+	if problem != nil {
+		text, err := json.Marshal(problem)
+		if err != nil {
+			return err
+		}
+		class, problemText = (*string)(&problem.Class), new(string)
+		*problemText = string(text)
+	}
 	_, err = db.pool.Exec(ctx, `UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
-		finished_at = CASE WHEN $4 THEN clock_timestamp() END
-		WHERE id = $1 AND content = $5 AND (finished_at IS NULL OR $4)`,
-		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content)
+		finished_at = CASE WHEN $4 THEN clock_timestamp() END, blocked_on = $6, error = $7::text::json, error_class = $8
+		WHERE id = $1 AND content = $5 AND (finished_at IS NULL OR $4) AND (status <> 'compensated' OR $2 = 'compensated')`,
+		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content, blocked, problemText, class)
 	return classify("record the outcome of saga "+sagaID, err)
+}
+
+// blockedOn returns the systems that the parked steps wait for, and the saga's
+// error or, of a saga that has none itself, that of its first parked step.
+func blockedOn(o *saga.Outcome) (systems []string, problem *saga.ErrorInfo) {
+	systems, problem = []string{}, o.Error
+	if o.Status.Final() {
+		return systems, problem
+	}
+	for _, step := range o.Steps {
+		if step.State != saga.StepParked {
+			continue
+		}
+		if system := step.Name.System(); !slices.Contains(systems, system) {
+			systems = append(systems, system)
+		}
+		if problem == nil {
+			problem = step.Error
+		}
+	}
+	return systems, problem
 }
 
 // LedgerOutcome returns what the ledger knows of a saga: the workflow that

@@ -29,7 +29,9 @@ type planned struct {
 	// nil for an insert, which has no row to read.
 	read       *statement
 	conditions []condition
-	write      statement // returns the text forms of the key columns
+	// cascades names the tables of which a delete changes rows; nil for the rest.
+	cascades *statement
+	write    statement // returns the text forms of the key columns, and whether it inserted
 }
 
 // condition is something that must hold of the row before the mutation.
@@ -48,13 +50,15 @@ func plan(e *saga.Entity, t *TableInfo, m *saga.Mutation) (*planned, error) {
 	}
 	switch m.Op {
 	case saga.Insert:
-		p.write = p.insert("")
+		p.write = p.insert()
 	case saga.Upsert:
 		p.write = p.upsert()
 	case saga.Patch, saga.Add:
 		p.write = p.update(p.Key, p.Set, p.Mutation.Add)
 	case saga.Delete:
-		p.write = p.delete()
+		p.write = p.deleteKey(p.Key)
+		p.write.sql += ", false"
+		p.cascades = p.references(p.Key)
 	}
 	if m.Op != saga.Insert {
 		p.read = p.readStatement()
@@ -203,13 +207,12 @@ func equalKeys(e *saga.Entity, alias string) string {
 	return strings.Join(parts, " AND ")
 }
 
-// insert ends in an ON CONFLICT clause, or in none.
-func (p *planned) insert(conflict string) statement {
+func (p *planned) insert() statement {
 	from, arg := p.record(1, "r", p.Row)
 	into, values := p.insertColumns("r")
 	return statement{
-		sql: fmt.Sprintf("INSERT INTO %s AS t (%s)%s SELECT %s FROM %s %sRETURNING %s",
-			p.table.quoted(), into, p.overriding(), values, from, conflict, keyTexts(p.entity)),
+		sql: fmt.Sprintf("INSERT INTO %s AS t (%s)%s SELECT %s FROM %s RETURNING %s, true",
+			p.table.quoted(), into, p.overriding(), values, from, keyTexts(p.entity)),
 		args: []any{arg},
 	}
 }
@@ -236,16 +239,15 @@ func (p *planned) overriding() string {
 
 // upsert updates the named columns of a row that is there, and inserts one that
 // is not. INSERT … ON CONFLICT alone would not do: it refuses a row whose other
-// columns are NOT NULL, although it would only update. The ON CONFLICT stays for
-// an insert that raced.
+// columns are NOT NULL, although it would only update. An insert that raced inserts
+// nothing: the row that is there by now has to be read before it is changed.
 func (p *planned) upsert() statement {
 	if p.Expect != nil && p.Expect.Exists != nil && !*p.Expect.Exists {
-		return p.insert("")
+		return p.insert()
 	}
 	from, arg := p.record(1, "r", p.Row)
-	set := p.upsertSet("r")
-	update := fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s RETURNING %s AS key",
-		p.table.quoted(), set, from, equalKeys(p.entity, "r"), keyTexts(p.entity))
+	update := fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s RETURNING %s AS key, false AS inserted",
+		p.table.quoted(), p.upsertSet("r"), from, equalKeys(p.entity, "r"), keyTexts(p.entity))
 	if p.Expect != nil {
 		// Whatever is expected of a row is expected of one that is there.
 		return statement{sql: update, args: []any{arg}}
@@ -257,9 +259,9 @@ func (p *planned) upsert() statement {
 	into, values := p.insertColumns("r")
 	return statement{
 		sql: fmt.Sprintf(`WITH u AS (%s), i AS (INSERT INTO %s AS t (%s)%s SELECT %s FROM %s WHERE NOT EXISTS (SELECT FROM u)
-			ON CONFLICT (%s) DO UPDATE SET %s RETURNING %s AS key) SELECT key FROM u UNION ALL SELECT key FROM i`,
+			ON CONFLICT (%s) DO NOTHING RETURNING %s AS key, true AS inserted) SELECT key, inserted FROM u UNION ALL SELECT key, inserted FROM i`,
 			update, p.table.quoted(), into, p.overriding(), values, from,
-			strings.Join(keys, ", "), p.upsertSet("excluded"), keyTexts(p.entity)),
+			strings.Join(keys, ", "), keyTexts(p.entity)),
 		args: []any{arg},
 	}
 }
@@ -297,18 +299,9 @@ func (p *planned) update(key, set, add saga.Columns) statement {
 		}
 	}
 	return statement{
-		sql: fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s RETURNING %s",
+		sql: fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s RETURNING %s, false",
 			p.table.quoted(), strings.Join(assign, ", "), strings.Join(from, ", "), equalKeys(p.entity, "k"), keyTexts(p.entity)),
 		args: args,
-	}
-}
-
-func (p *planned) delete() statement {
-	from, arg := p.record(1, "k", p.Key)
-	return statement{
-		sql: fmt.Sprintf("DELETE FROM %s t USING %s WHERE %s RETURNING %s",
-			p.table.quoted(), from, equalKeys(p.entity, "k"), keyTexts(p.entity)),
-		args: []any{arg},
 	}
 }
 
@@ -327,7 +320,7 @@ func (p *planned) readStatement() *statement {
 		lock = "FOR UPDATE"
 	}
 	s.sql = fmt.Sprintf("SELECT t.xmin::text, %s, ARRAY[%s]::boolean[] FROM %s t, %s WHERE %s %s OF t",
-		p.table.rowJSON(), strings.Join(truths, ", "), p.table.quoted(), from, equalKeys(p.entity, "k"), lock)
+		p.table.imageSQL(), strings.Join(truths, ", "), p.table.quoted(), from, equalKeys(p.entity, "k"), lock)
 	return s
 }
 
@@ -361,4 +354,40 @@ func comparison(operator string) string {
 		return "IS DISTINCT FROM"
 	}
 	return operator
+}
+
+// keyColumns turns a KEYENC back into columns; the text forms are read by the
+// columns' own types.
+func keyColumns(e *saga.Entity, key string) (saga.Columns, error) {
+	texts, err := saga.DecodeKey(key)
+	if err != nil {
+		return nil, refuse(saga.CodeInvalidValue, "entity %s: %s", e.Name, err)
+	}
+	if len(texts) != len(e.Key) {
+		return nil, refuse(saga.CodeMissingKey, "entity %s: key %q has %d columns: want %s", e.Name, key, len(texts), strings.Join(e.Key, ", "))
+	}
+	columns := saga.Columns{}
+	for i, name := range e.Key {
+		if columns[name], err = json.Marshal(texts[i]); err != nil {
+			return nil, err
+		}
+	}
+	return columns, nil
+}
+
+// readRows reads rows by key: key texts, xmin, row.
+func readRows(p *planned, keys []saga.Columns) statement {
+	objects := make([]string, len(keys))
+	for i, key := range keys {
+		objects[i] = object(key)
+	}
+	defs := make([]string, len(p.entity.Key))
+	for i, name := range p.entity.Key {
+		defs[i] = quote(name) + " " + p.table.Column(name).Type
+	}
+	return statement{
+		sql: fmt.Sprintf("SELECT %s, t.xmin::text, %s FROM json_to_recordset($1::text::json) AS k(%s) JOIN %s t ON %s",
+			keyTexts(p.entity), p.table.rowJSON(), strings.Join(defs, ", "), p.table.quoted(), equalKeys(p.entity, "k")),
+		args: []any{"[" + strings.Join(objects, ",") + "]"},
+	}
 }
