@@ -54,7 +54,7 @@ func TestBreakerLetsASingleSagaTry(t *testing.T) {
 	for attempt := 1; attempt < 20; attempt++ {
 		require.NoError(t, b.admit(saga.StepRedis, now, patient), "attempt %d", attempt)
 		b.record(now, now, errAway)
-		now = now.Add(delay(attempt, PaceRetry) / 2) // the shortest that jitter makes of it
+		now = now.Add(delay(attempt) / 2) // the shortest that jitter makes of it
 	}
 }
 

@@ -13,7 +13,7 @@ func TestPaceOfASingleSagaIsItsBackoff(t *testing.T) {
 	var p pace
 	now := time.Now()
 	for attempt := 1; attempt <= 30; attempt++ {
-		own := jittered(delay(attempt, PaceRetry))
+		own := jittered(delay(attempt))
 		require.Equal(t, own, p.book("redis", now, own), "attempt %d", attempt)
 		now = now.Add(own)
 	}
@@ -67,7 +67,7 @@ func TestPaceOfACrowd(t *testing.T) {
 			if w.attempt > 1 {
 				perSecond[w.at.Unix()]++
 			}
-			next := p.book("redis", w.at, jittered(delay(w.attempt, PaceRetry)))
+			next := p.book("redis", w.at, jittered(delay(w.attempt)))
 			require.Positive(t, next)
 			require.LessOrEqual(t, next, paceHorizon+paceGrain, "a saga waits no longer after the sink's return")
 			heap.Push(crowd, waiting{w.at.Add(next), w.attempt + 1})
