@@ -78,3 +78,7 @@ func TestCancelAfterTheCommitUndoesTheSaga(t *testing.T) {
 		saga.StepUndo: saga.StepDone, "undo-redis": saga.StepDone, "undo-kafka": saga.StepDone, "undo-elasticsearch": saga.StepDone,
 	}, states(o))
 }
+
+func activitiesRequestOf(w saga.Write) activities.CommitRequest {
+	return activities.CommitRequest{Write: w, WorkflowID: saga.WorkflowID(w.SagaID)}
+}

@@ -1,10 +1,9 @@
 package workflows_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"sync/atomic"
+
 	"testing"
 	"time"
 
@@ -45,6 +44,8 @@ func (s *show) end(t *testing.T, sagaID string) saga.Outcome {
 	return o
 }
 
+// replay runs the saga's history against the code, and keeps it as a recorded one
+// when that is wanted.
 func (s *show) replay(t *testing.T, sagaID string) {
 	t.Helper()
 	ctx := activitytest.Within(t, 60*time.Second)
@@ -58,6 +59,7 @@ func (s *show) replay(t *testing.T, sagaID string) {
 	replayer := worker.NewWorkflowReplayer()
 	workflows.Register(replayer)
 	require.NoError(t, replayer.ReplayWorkflowHistory(activitytest.Quiet{}, history))
+	record(t, history)
 }
 
 // until waits for the saga to be as the condition wants it.
@@ -67,91 +69,6 @@ func (s *show) until(t *testing.T, sagaID string, condition func(o saga.Outcome)
 		o, err := s.Status(activitytest.Within(t, 10*time.Second), sagaID)
 		return err == nil && condition(o)
 	}, 60*time.Second, 20*time.Millisecond)
-}
-
-func TestServerHistoriesReplay(t *testing.T) {
-	t.Parallel()
-	t.Run("completed", func(t *testing.T) {
-		t.Parallel()
-		s := newShow(t)
-		w := activitytest.Write(s.ID("a"))
-		_, err := s.Write(activitytest.Within(t, 60*time.Second), w, client.WaitVisible)
-		require.NoError(t, err)
-		require.Equal(t, saga.Completed, s.end(t, w.SagaID).Status)
-	})
-	t.Run("rejected", func(t *testing.T) {
-		t.Parallel()
-		s := newShow(t)
-		s.Systems.Reject = &saga.ErrorInfo{Code: saga.CodeNotFound, Class: saga.Rejected, Message: "no such row"}
-		w := activitytest.Write(s.ID("a"))
-		_, err := s.Write(activitytest.Within(t, 60*time.Second), w, client.WaitVisible)
-		require.NoError(t, err)
-		require.Equal(t, saga.RejectedEnd, s.end(t, w.SagaID).Status)
-	})
-	t.Run("patience", func(t *testing.T) {
-		t.Parallel()
-		s := newShow(t)
-		s.Systems.Redis.Fail = activitytest.Until(4, activitytest.Unavailable("redis"))
-		s.Systems.Kafka.Fail = activitytest.Until(2, activitytest.Unavailable("kafka"))
-		s.Systems.OnCommit = activitytest.Until(2, activitytest.Unavailable("postgres"))
-		w := activitytest.Write(s.ID("a"))
-		_, err := s.Write(activitytest.Within(t, 60*time.Second), w, client.WaitCommitted)
-		require.NoError(t, err)
-		o := s.end(t, w.SagaID)
-		require.Equal(t, saga.Completed, o.Status)
-		require.Equal(t, 5, o.Step(saga.StepRedis).Attempts)
-		require.Equal(t, 3, o.Step(saga.StepCommit).Attempts)
-	})
-	t.Run("parked and released", func(t *testing.T) {
-		t.Parallel()
-		s := newShow(t)
-		s.Systems.Elasticsearch.Fail = activitytest.Until(2, activitytest.Rejected("elasticsearch"))
-		w := activitytest.Write(s.ID("a"))
-		ctx := activitytest.Within(t, 60*time.Second)
-		o, err := s.Write(ctx, w, client.WaitVisible)
-		require.NoError(t, err)
-		require.Equal(t, saga.Parked, o.Status)
-		for _, want := range []saga.StepState{saga.StepParked, saga.StepDone} {
-			handle, err := s.Temporal.UpdateWorkflow(ctx, sdkclient.UpdateWorkflowOptions{
-				WorkflowID: saga.WorkflowID(w.SagaID), UpdateName: saga.UpdateRetry, WaitForStage: sdkclient.WorkflowUpdateStageCompleted,
-			})
-			require.NoError(t, err)
-			require.NoError(t, handle.Get(ctx, &o))
-			require.Equal(t, want, o.Step(saga.StepElasticsearch).State)
-			s.replay(t, w.SagaID)
-		}
-		require.Equal(t, saga.Completed, s.end(t, w.SagaID).Status)
-	})
-	t.Run("cancelled before the commit", func(t *testing.T) {
-		t.Parallel()
-		s := newShow(t)
-		s.Systems.OnCommit = activitytest.Until(1000, activitytest.Unavailable("postgres"))
-		w := activitytest.Write(s.ID("a"))
-		ctx := activitytest.Within(t, 60*time.Second)
-		require.NoError(t, s.Start(ctx, w))
-		s.until(t, w.SagaID, func(o saga.Outcome) bool { return o.Steps[0].State == saga.StepRetrying })
-		require.NoError(t, s.Temporal.CancelWorkflow(ctx, saga.WorkflowID(w.SagaID), ""))
-		require.Equal(t, saga.Cancelled, s.end(t, w.SagaID).Status)
-	})
-	t.Run("cancelled after the commit", func(t *testing.T) {
-		t.Parallel()
-		s := newShow(t)
-		var away atomic.Bool
-		away.Store(true)
-		s.Systems.Redis.Fail = func(context.Context, int) error {
-			if away.Load() {
-				return activitytest.Unavailable("redis")
-			}
-			return nil
-		}
-		w := activitytest.Write(s.ID("a"))
-		ctx := activitytest.Within(t, 60*time.Second)
-		_, err := s.Write(ctx, w, client.WaitCommitted)
-		require.NoError(t, err)
-		require.NoError(t, s.Temporal.CancelWorkflow(ctx, saga.WorkflowID(w.SagaID), ""))
-		away.Store(false)
-		require.Equal(t, saga.Compensated, s.end(t, w.SagaID).Status)
-	})
 }
 
 // Any SDK can start a saga by name with plain JSON, without attributes.

@@ -72,7 +72,7 @@ func Within(t testing.TB, d time.Duration) context.Context {
 
 func dial(t testing.TB, address string) sdkclient.Client {
 	t.Helper()
-	c, err := sdkclient.Dial(sdkclient.Options{HostPort: address, Logger: Quiet{}})
+	c, err := sdkclient.Dial(sdkclient.Options{HostPort: address, Identity: "capsaga-test", Logger: Quiet{}})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
