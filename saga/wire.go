@@ -39,6 +39,8 @@ const (
 	// WorkflowGate is the workflow type that watches over one system that is away
 	// and releases the sagas that are parked for it.
 	WorkflowGate = "capsaga.Gate"
+	// SignalParked tells a gate that a saga waits for its system.
+	SignalParked = "parked"
 	// WorkflowBulk is the workflow type of one request about many sagas.
 	WorkflowBulk = "capsaga.Bulk"
 

@@ -22,6 +22,7 @@ type Registry interface {
 // Register makes the workflows known to a worker.
 func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(Saga, workflow.RegisterOptions{Name: saga.WorkflowSaga})
+	r.RegisterWorkflowWithOptions(Gate, workflow.RegisterOptions{Name: saga.WorkflowGate})
 }
 
 // Saga is the workflow of one saga, whose input is the JSON of a write. It ends
