@@ -103,18 +103,18 @@ func (f *Filter) Open() bool {
 	return len(f.Statuses) > 0
 }
 
-// Bounds of a request about many sagas, which keep it within what Temporal takes
-// as one payload.
+// Bounds of a request about many sagas. Together they keep it, with what it has
+// come to, within the 2 MiB that Temporal takes as one payload.
 const (
 	// MaxBulkBytes bounds a request.
-	MaxBulkBytes = 1 << 20
-	// MaxBulkItems is how many sagas a request's progress names; of later ones it
-	// names those that failed, MaxBulkFailures at most, and counts the rest.
-	MaxBulkItems    = 10_000
-	MaxBulkFailures = 1_000
-	// MaxBulkItemBytes bounds the items together; ids and messages that are long
-	// make it the narrower bound.
-	MaxBulkItemBytes = 1 << 20
+	MaxBulkBytes = 768 << 10
+	// MaxBulkItems is how many sagas a request's progress names, and
+	// MaxBulkItemBytes how large they may be together. Of later ones it names those
+	// that failed, MaxBulkFailures at most, and counts the rest.
+	MaxBulkItems        = 10_000
+	MaxBulkItemBytes    = 768 << 10
+	MaxBulkFailures     = 1_000
+	MaxBulkFailureBytes = 256 << 10
 )
 
 // BulkRequest asks for one operation on many sagas: those of IDs, or, without

@@ -32,7 +32,7 @@ func TestBulkRequests(t *testing.T) {
 		{"two edits", saga.BulkRequest{Operation: saga.Operation{Action: saga.ActionEdit, Set: set, Mutations: patch}, Filter: parked}, "not both"},
 		{"a wrong mutation", saga.BulkRequest{Operation: saga.Operation{Action: saga.ActionEdit, Mutations: []saga.Mutation{{Entity: "x", Op: "y"}}}, Filter: parked}, "mutations[0]"},
 		{"an empty id", saga.BulkRequest{Operation: saga.Operation{Action: saga.ActionReplay}, IDs: []string{"a", ""}}, "ids[1]"},
-		{"too large", saga.BulkRequest{Operation: saga.Operation{Action: saga.ActionReplay}, IDs: strings.Split(strings.Repeat(strings.Repeat("x", 199)+",", 6000), ",")[:6000]}, "at most 1048576"},
+		{"too large", saga.BulkRequest{Operation: saga.Operation{Action: saga.ActionReplay}, IDs: strings.Split(strings.Repeat(strings.Repeat("x", 199)+",", 6000), ",")[:6000]}, "at most 786432"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

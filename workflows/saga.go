@@ -23,6 +23,7 @@ type Registry interface {
 func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(Saga, workflow.RegisterOptions{Name: saga.WorkflowSaga})
 	r.RegisterWorkflowWithOptions(Gate, workflow.RegisterOptions{Name: saga.WorkflowGate})
+	r.RegisterWorkflowWithOptions(Bulk, workflow.RegisterOptions{Name: saga.WorkflowBulk})
 }
 
 // Saga is the workflow of one saga, whose input is the JSON of a write. It ends
