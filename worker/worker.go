@@ -90,6 +90,7 @@ type Worker struct {
 	positions *stream.Positions
 	reader    *stream.Reader // nil without RoleStream
 	saga      *activities.Saga
+	gate      *activities.Gate
 	client    *client.Client
 	telemetry *telemetry.Telemetry
 	health    *health
@@ -152,12 +153,14 @@ func (w *Worker) connect(ctx context.Context) error {
 		return err
 	}
 	hub := notify.NewHub()
-	p := pivot{w.db}
+	p, probers := pivot{w.db}, w.probers()
 	w.saga = activities.New(activities.Dependencies{
-		Catalog: w.config.Catalog, Committer: p, Ledger: p, Rows: p,
+		Catalog: w.config.Catalog, Committer: p, Changer: p, Ledger: p, Rows: p,
 		Redis: w.redis, Elasticsearch: w.elastic, Positions: w.positions,
+		Gates:    newGates(w.temporal, s.Prefix, probers),
 		Notifier: hub, Observer: w.telemetry,
 	})
+	w.gate = &activities.Gate{Probers: probers, Parked: &parkedSagas{w.temporal, s.Temporal.Namespace, s.Prefix}}
 	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: hub})
 	if err != nil {
 		return err
@@ -296,6 +299,7 @@ func (w *Worker) runSagas(ctx context.Context) error {
 		})
 		workflows.Register(worker)
 		worker.RegisterActivity(w.saga)
+		worker.RegisterActivity(w.gate)
 		if err := worker.Start(); err != nil {
 			w.log.Error("cannot poll Temporal yet", "address", w.config.Systems.Temporal.HostPort, "namespace", w.config.Systems.Temporal.Namespace, "error", err)
 			if !sleep(ctx, retryEvery) {
