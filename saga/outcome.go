@@ -136,6 +136,10 @@ type Owned struct {
 	Key    string `json:"key"` // KEYENC
 	// ETag is the etag that the saga left; empty if the row is gone.
 	ETag string `json:"etag,omitempty"`
+	// Version is set where it is not that of the saga's last change of PostgreSQL: a
+	// row that an earlier one deleted is gone at that one's version, as nothing keeps
+	// others from inserting it since.
+	Version Version `json:"version,omitempty"`
 	// Row is the row as the saga left it; only in memory, never in history.
 	Row json.RawMessage `json:"-"`
 }

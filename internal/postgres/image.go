@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -179,4 +181,47 @@ func (p *planned) references(key saga.Columns) *statement {
 			strings.Join(cases, ", "), p.table.quoted(), from, equalKeys(p.entity, "k")),
 		args: []any{arg},
 	}
+}
+
+// lockedRead locks the row of a key and reads it: xmin, row, image.
+func (p *planned) lockedRead(key saga.Columns, lock string) statement {
+	from, arg := p.record(1, "k", key)
+	return statement{
+		sql: fmt.Sprintf("SELECT t.xmin::text, %s, %s FROM %s t, %s WHERE %s %s OF t",
+			p.table.rowJSON(), p.table.imageSQL(), p.table.quoted(), from, equalKeys(p.entity, "k"), lock),
+		args: []any{arg},
+	}
+}
+
+// show returns the image for people and programs that look at it: numbers, truths
+// and JSON as such. An image of a column that is gone by now is as it was kept.
+func (i image) show(t *TableInfo) json.RawMessage {
+	var columns map[string]*string
+	if i.typed || json.Unmarshal(i.body, &columns) != nil {
+		return i.body
+	}
+	shown := make(map[string]any, len(columns))
+	for name, text := range columns {
+		shown[name] = text
+		if c := t.Column(name); c != nil && text != nil {
+			shown[name] = c.show(*text)
+		}
+	}
+	body, err := json.Marshal(shown)
+	if err != nil {
+		return i.body
+	}
+	return body
+}
+
+func (c *Column) show(text string) any {
+	switch {
+	case c.TypeOID == pgtype.BoolOID:
+		return text == "t"
+	case c.Addable, c.TypeOID == pgtype.Float4OID, c.TypeOID == pgtype.Float8OID, c.TypeOID == pgtype.JSONOID, c.TypeOID == pgtype.JSONBOID:
+		if json.Valid([]byte(text)) {
+			return json.RawMessage(text)
+		}
+	}
+	return text
 }

@@ -1,0 +1,109 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+// differing names the columns in which a row differs from what the saga left,
+// for people: what a default or a trigger gave a column is not known.
+func (x *change) differing(ctx context.Context, row *changeRow) ([]string, error) {
+	left := texts{}
+	for _, a := range row.applied {
+		var err error
+		if a.before.body != nil && len(left) == 0 {
+			columns, err := a.before.columns()
+			if err != nil {
+				return nil, err
+			}
+			if left, err = x.imageTexts(ctx, row, a.before, columns); err != nil {
+				return nil, err
+			}
+		}
+		set := texts{}
+		for _, columns := range []saga.Columns{a.Row, a.Set} {
+			if len(columns) > 0 {
+				from, arg := row.record(1, "t", columns)
+				if set, err = x.readTexts(ctx, row, from, arg, names(columns)); err != nil {
+					return nil, err
+				}
+				maps.Copy(left, set)
+			}
+		}
+		for name, value := range a.Mutation.Add {
+			left[name] = sum(left[name], string(value))
+		}
+	}
+	var now texts
+	if err := json.Unmarshal([]byte(row.image), &now); err != nil {
+		return nil, err
+	}
+	var differ []string
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		c := row.table.Column(name)
+		if c.Generated == "" && !same(left[name], now[name], c.Addable) {
+			differ = append(differ, name)
+		}
+	}
+	return differ, nil
+}
+
+// texts has the text form of each column, nil for NULL.
+type texts map[string]*string
+
+func (x *change) imageTexts(ctx context.Context, row *changeRow, i image, columns []string) (texts, error) {
+	from, values := i.from(row.table, 1, "b", columns)
+	parts := make([]string, len(columns))
+	for k, name := range columns {
+		parts[k] = values[k] + " AS " + quote(name)
+	}
+	return x.readTexts(ctx, row, fmt.Sprintf("(SELECT %s FROM %s) t", strings.Join(parts, ", "), from), string(i.body), columns)
+}
+
+func (x *change) readTexts(ctx context.Context, row *changeRow, from, arg string, columns []string) (texts, error) {
+	t := TableInfo{}
+	for _, name := range columns {
+		t.Columns = append(t.Columns, Column{Name: name})
+	}
+	var body string
+	if err := x.conn.QueryRow(ctx, "SELECT "+t.imageSQL()+" FROM "+from, arg).Scan(&body); err != nil {
+		return nil, err
+	}
+	var result texts
+	return result, json.Unmarshal([]byte(body), &result)
+}
+
+func sum(text *string, add string) *string {
+	if text == nil {
+		return nil
+	}
+	a, okA := new(big.Rat).SetString(*text)
+	b, okB := new(big.Rat).SetString(add)
+	if !okA || !okB {
+		return text
+	}
+	total := a.Add(a, b).RatString()
+	return &total
+}
+
+// same compares two text forms; numbers by value, since 1.10 and 1.1 are one.
+func same(a, b *string, number bool) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	if number {
+		x, okX := new(big.Rat).SetString(*a)
+		y, okY := new(big.Rat).SetString(*b)
+		if okX && okY {
+			return x.Cmp(y) == 0
+		}
+	}
+	return *a == *b
+}
