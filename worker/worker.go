@@ -19,7 +19,6 @@ import (
 
 	sdkclient "go.temporal.io/sdk/client"
 	sdklog "go.temporal.io/sdk/log"
-	sdkworker "go.temporal.io/sdk/worker"
 
 	"github.com/capsaga/capsaga/activities"
 	"github.com/capsaga/capsaga/internal/catalog"
@@ -34,7 +33,6 @@ import (
 	"github.com/capsaga/capsaga/internal/telemetry"
 	"github.com/capsaga/capsaga/saga"
 	"github.com/capsaga/capsaga/saga/client"
-	"github.com/capsaga/capsaga/workflows"
 )
 
 // Systems says where the systems are; SystemsFromEnv reads it from variables of
@@ -268,6 +266,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		parts.start(ctx, w.reader.Run)
 	}
 	parts.start(ctx, w.advanceMark)
+	if w.config.Systems.Deployment.BuildID != "" {
+		parts.start(ctx, w.watchDeployment)
+	}
 	if !slices.Contains(w.config.Roles, RoleSagas) {
 		w.health.polling.Store(true)
 		<-ctx.Done()
@@ -277,53 +278,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	return parts.stop(err)
 }
 
-// runSagas polls until ctx ends and then lets running activities finish.
-func (w *Worker) runSagas(ctx context.Context) error {
-	fatal := make(chan error, 1)
-	for {
-		worker := sdkworker.New(w.temporal, w.config.Systems.Prefix.TaskQueue(), sdkworker.Options{
-			WorkerStopTimeout: w.config.DrainTimeout,
-			// A fixed number of pollers can all wait on the sticky queue, after a stale
-			// hint of a backlog there: then new sagas stand still until the poll ends, a
-			// minute later. The autoscaled ones always keep one on the normal queue.
-			WorkflowTaskPollerBehavior: sdkworker.NewPollerBehaviorAutoscaling(sdkworker.PollerBehaviorAutoscalingOptions{}),
-			ActivityTaskPollerBehavior: sdkworker.NewPollerBehaviorAutoscaling(sdkworker.PollerBehaviorAutoscalingOptions{}),
-			// The largest write takes a tenth of a second of a core, and more on a busy one.
-			DeadlockDetectionTimeout: deadlockTimeout,
-			OnFatalError: func(err error) {
-				select {
-				case fatal <- err:
-				default:
-				}
-			},
-		})
-		workflows.Register(worker)
-		worker.RegisterActivity(w.saga)
-		worker.RegisterActivity(w.gate)
-		if err := worker.Start(); err != nil {
-			w.log.Error("cannot poll Temporal yet", "address", w.config.Systems.Temporal.HostPort, "namespace", w.config.Systems.Temporal.Namespace, "error", err)
-			if !sleep(ctx, retryEvery) {
-				return nil
-			}
-			continue
-		}
-		w.health.polling.Store(true)
-		w.log.Info("takes sagas", "task_queue", w.config.Systems.Prefix.TaskQueue(), "entities", w.config.Catalog.Names())
-		var err error
-		select {
-		case <-ctx.Done():
-			w.log.Info("drains", "timeout", w.config.DrainTimeout)
-		case err = <-fatal:
-		}
-		w.health.polling.Store(false)
-		worker.Stop()
-		return err
-	}
-}
-
 const (
-	retryEvery      = 2 * time.Second
-	deadlockTimeout = 5 * time.Second
+	retryEvery = 2 * time.Second
 	// markEvery bounds how much of the WAL a restored snapshot can take back
 	// without being told.
 	markEvery = time.Second

@@ -41,6 +41,8 @@ const (
 	ElasticsearchCA     = "CAPSAGA_ELASTICSEARCH_CA"
 	Catalog             = "CAPSAGA_CATALOG"
 	Prefix              = "CAPSAGA_PREFIX"
+	DeploymentName      = "CAPSAGA_DEPLOYMENT"
+	BuildID             = "CAPSAGA_BUILD_ID"
 	TemporalUIURL       = "CAPSAGA_TEMPORAL_UI_URL"
 	TemporalAddress     = "TEMPORAL_ADDRESS"
 	TemporalNamespace   = "TEMPORAL_NAMESPACE"
@@ -71,6 +73,13 @@ type Config struct {
 	// CatalogPath is the catalog's file.
 	CatalogPath string
 	Prefix      saga.Prefix
+	Deployment  Deployment
+}
+
+// Deployment names the worker's version to Temporal.
+type Deployment struct {
+	Name    string // default: the prefix
+	BuildID string // empty: the worker has no version
 }
 
 // FromEnv reads an environment of the form of os.Environ. Its error joins one
@@ -91,6 +100,7 @@ func FromEnv(environ []string) (Config, error) {
 		Prefix:        r.prefix(),
 	}
 	c.TemporalUIURL = r.temporalUI(c.Temporal.HostPort)
+	c.Deployment = r.deployment(c.Prefix)
 	return c, errors.Join(r.problems...)
 }
 
@@ -215,6 +225,19 @@ func (r *reader) prefix() saga.Prefix {
 		r.refuse(Prefix, "%s", strings.TrimPrefix(err.Error(), "prefix "))
 	}
 	return p
+}
+
+// deployment reads the worker's version. Temporal joins the two names by a dot and
+// takes neither dots nor colons in the first.
+func (r *reader) deployment(prefix saga.Prefix) Deployment {
+	d := Deployment{Name: r.get(DeploymentName, string(prefix)), BuildID: r.get(BuildID, "")}
+	if d.BuildID == "" && d.Name != string(prefix) {
+		r.refuse(BuildID, "is not set, and %s is: give both, or neither for a worker without a version", DeploymentName)
+	}
+	if strings.ContainsAny(d.Name, ".:") || strings.HasPrefix(d.Name, "__") {
+		r.refuse(DeploymentName, "%q: want a name without dots and colons that does not begin with __", d.Name)
+	}
+	return d
 }
 
 // isHostPort accepts a host, also an IPv6 address in brackets, with a port

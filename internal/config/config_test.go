@@ -29,6 +29,20 @@ func TestDefaultsAreTheLocalStack(t *testing.T) {
 	assert.Equal(t, "http://127.0.0.1:15234", c.TemporalUIURL)
 	assert.Equal(t, "capsaga.yaml", c.CatalogPath)
 	assert.Equal(t, saga.DefaultPrefix, c.Prefix)
+	assert.Empty(t, c.Deployment.BuildID, "workers have no version unless they are given one")
+}
+
+func TestDeployment(t *testing.T) {
+	c, err := FromEnv([]string{noFile, "CAPSAGA_PREFIX=shop", "CAPSAGA_BUILD_ID=1.2.3+git:abc"})
+	require.NoError(t, err)
+	assert.Equal(t, Deployment{Name: "shop", BuildID: "1.2.3+git:abc"}, c.Deployment)
+	c, err = FromEnv([]string{noFile, "CAPSAGA_DEPLOYMENT=web", "CAPSAGA_BUILD_ID=7"})
+	require.NoError(t, err)
+	assert.Equal(t, Deployment{Name: "web", BuildID: "7"}, c.Deployment)
+	_, err = FromEnv([]string{noFile, "CAPSAGA_DEPLOYMENT=web"})
+	require.ErrorContains(t, err, "CAPSAGA_BUILD_ID: is not set")
+	_, err = FromEnv([]string{noFile, "CAPSAGA_DEPLOYMENT=web.v1", "CAPSAGA_BUILD_ID=7"})
+	require.ErrorContains(t, err, "CAPSAGA_DEPLOYMENT")
 }
 
 func TestEveryVariableIsRead(t *testing.T) {
