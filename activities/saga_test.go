@@ -154,6 +154,15 @@ func TestDeletedRowLeavesATombstone(t *testing.T) {
 	require.True(t, found)
 	require.True(t, doc.Deleted())
 	require.Equal(t, out.Version, doc.Version)
+
+	// After an edit of other rows the deletion stays at the version it has.
+	edited := input(out, "order-1")
+	edited.Version += 100
+	edited.Rows[0].Version = out.Version
+	_, err = b.ExecuteActivity(b.activities.UpdateRedis, edited)
+	require.NoError(t, err)
+	doc, _ = b.systems.Redis.Get("products", "42")
+	require.Equal(t, out.Version, doc.Version)
 }
 
 // mixed answers per row.

@@ -103,6 +103,9 @@ func (a *Saga) documents(ctx context.Context, in SinkInput) ([]saga.Document, er
 	for _, o := range in.Rows {
 		doc := saga.Document{Entity: o.Entity, Key: o.Key, Version: in.Version}
 		if o.Gone() {
+			if o.Version != 0 {
+				doc.Version = o.Version // an earlier transaction of the saga deleted it
+			}
 			docs = append(docs, doc) // our deletion stays true at our version, however late
 			continue
 		}

@@ -107,13 +107,13 @@ func (x *change) read(ctx context.Context, r record) error {
 		}
 		var mutations []saga.Mutation
 		var notes []undoNote
-		var result []keptRow
-		for text, into := range map[*string]any{c.mutations: &mutations, c.undo: &notes, &c.result: &result, c.expected: &x.left} {
+		var result, left []keptRow
+		for text, into := range map[*string]any{c.mutations: &mutations, c.undo: &notes, &c.result: &result, c.expected: &left} {
 			if err := decode(text, into); err != nil {
 				return err
 			}
 		}
-		x.last = atVersion(result, c.version)
+		x.left, x.last = left, atVersion(result, c.version)
 		x.add(mutations, notes)
 	}
 	return nil
