@@ -22,7 +22,7 @@ func (s *story) commit(ctx, detached workflow.Context) (final saga.Status) {
 		return s.refuse(saga.Cancelled, nil)
 	}
 	began := workflow.Now(ctx)
-	t.state.State = saga.StepRunning
+	t.state.State, t.state.StartedAt = saga.StepRunning, began
 	in := s.commitInput(ctx)
 	var out activities.CommitOutput
 	quick := quickCommit

@@ -134,6 +134,18 @@ func project(table string, rows map[string]row) map[string]row {
 // maps a saga's id to the number of changes that it makes.
 func (w *world) requireConverged(sagas map[string]int) {
 	w.t.Helper()
+	published := w.requireAgree()
+	for id, changes := range sagas {
+		require.Equal(w.t, changes, published[id], "changes of saga %s in Kafka", id)
+	}
+	require.Len(w.t, published, len(sagas), "sagas with changes in Kafka")
+	require.Equal(w.t, int64(len(sagas)), value[int64](w, "SELECT count(*) FROM capsaga.saga"), "rows of the ledger")
+}
+
+// requireAgree wants that Redis, Elasticsearch and the replayed events hold what
+// PostgreSQL holds. It returns the changes that Kafka has of each saga.
+func (w *world) requireAgree() map[string]int {
+	w.t.Helper()
 	published := map[string]int{}
 	for table := range compared {
 		rows := w.inPostgres(table)
@@ -150,9 +162,5 @@ func (w *world) requireConverged(sagas map[string]int) {
 			published[id] += changes
 		}
 	}
-	for id, changes := range sagas {
-		require.Equal(w.t, changes, published[id], "changes of saga %s in Kafka", id)
-	}
-	require.Len(w.t, published, len(sagas), "sagas with changes in Kafka")
-	require.Equal(w.t, int64(len(sagas)), value[int64](w, "SELECT count(*) FROM capsaga.saga"), "rows of the ledger")
+	return published
 }
