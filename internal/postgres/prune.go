@@ -1,0 +1,18 @@
+package postgres
+
+import (
+	"context"
+	"time"
+)
+
+// Prune forgets sagas that finished longer ago than that, at most limit of them,
+// with their changes, waivers and conflicts, and returns how many. A saga that
+// someone is changing is left for the next time. An id that was forgotten is new.
+func (db *DB) Prune(ctx context.Context, olderThan time.Duration, limit int) (int, error) {
+	tag, err := db.pool.Exec(ctx, `
+		DELETE FROM capsaga.saga WHERE ctid = ANY(ARRAY(
+		    SELECT ctid FROM capsaga.saga
+		    WHERE finished_at < clock_timestamp() - make_interval(secs => $1)
+		    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))`, olderThan.Seconds(), limit)
+	return int(tag.RowsAffected()), classify("prune the ledger", err)
+}
