@@ -22,7 +22,7 @@
 //
 // version is the change's version in decimal, generation counts the stream's
 // holders; saga-id, traceparent and tracestate are there when the change was a
-// saga's. A record of a smaller generation that follows one of a greater one was
+// saga's, and undoes names the saga that the change takes back. A record of a smaller generation that follows one of a greater one was
 // in a socket while the stream changed hands: it repeats what came before.
 //
 // # Values

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/capsaga/capsaga/internal/kafkapub"
+	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/internal/stream"
 	"github.com/capsaga/capsaga/saga"
 )
@@ -68,6 +69,49 @@ func TestPlainSQLIsPublished(t *testing.T) {
 		require.False(t, seen[id], "event-id %s twice", id)
 		seen[id] = true
 	}
+}
+
+// What an undo changes, and what its triggers change, says which saga it takes
+// back; an edit's records are the saga's as those of its commit are.
+func TestUndoneSagasAreNamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.exec("CREATE TABLE products (id bigint PRIMARY KEY, stock int); CREATE TABLE log (id bigserial PRIMARY KEY)")
+	w.exec(`CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log DEFAULT VALUES; RETURN NULL; END';
+		CREATE TRIGGER log AFTER DELETE ON products FOR EACH ROW EXECUTE FUNCTION log()`)
+	w.exec("INSERT INTO products VALUES (1, 5)")
+	r := w.start()
+	catalog := &saga.Catalog{Entities: map[string]*saga.Entity{"products": {Name: "products", Table: saga.Table{Schema: "public", Name: "products"}, Key: []string{"id"}}}}
+	write, err := saga.ParseWrite([]byte(`{"saga_id":"order-1","mutations":[{"entity":"products","op":"add","key":{"id":1},"add":{"stock":-1}},{"entity":"products","op":"insert","row":{"id":2}}]}`))
+	require.NoError(t, err)
+	_, err = w.db.Commit(t.Context(), postgres.CommitRequest{Write: *write, Catalog: catalog})
+	require.NoError(t, err)
+	edit, err := w.db.Edit(t.Context(), postgres.EditRequest{SagaID: "order-1", RequestID: "e", Catalog: catalog, Mutations: []saga.Mutation{
+		{Entity: "products", Op: saga.Patch, Key: saga.Columns{"id": []byte("2")}, Set: saga.Columns{"stock": []byte("7")}},
+	}})
+	require.NoError(t, err)
+	require.Nil(t, edit.Refused)
+	undo, err := w.db.Undo(t.Context(), postgres.UndoRequest{SagaID: "order-1", Catalog: catalog, TraceParent: "00-ab-cd-01"})
+	require.NoError(t, err)
+	require.Nil(t, undo.Refused)
+	require.NoError(t, r.positions.Wait(t.Context(), undo.FlushLSN))
+
+	var shape []string
+	for _, e := range w.events(w.topic("products")) {
+		what := "tombstone"
+		if !e.Tombstone {
+			what = e.decode(t)["op"].(string)
+		}
+		shape = append(shape, fmt.Sprintf("%s %s %q %q", what, e.Key, e.Headers[saga.HeaderSagaID], e.Headers[saga.HeaderUndoes]))
+		require.Equal(t, e.Headers[saga.HeaderUndoes] != "", e.Headers[saga.HeaderTraceParent] != "")
+	}
+	require.Equal(t, []string{
+		`c {"id":1} "" ""`, `u {"id":1} "order-1" ""`, `c {"id":2} "order-1" ""`, `u {"id":2} "order-1" ""`,
+		`u {"id":2} "order-1" "order-1"`, `d {"id":2} "order-1" "order-1"`, `tombstone {"id":2} "order-1" "order-1"`, `u {"id":1} "order-1" "order-1"`,
+	}, shape)
+	log := w.events(w.topic("log"))
+	require.Len(t, log, 1)
+	require.Equal(t, "order-1", log[0].Headers[saga.HeaderUndoes])
 }
 
 func TestSagaMetadataIsOnAllRecordsOfItsTransaction(t *testing.T) {

@@ -174,6 +174,7 @@ func (s *session) setHeaders(begin *saga.BeginMessage) {
 	}
 	for _, h := range []struct{ key, value string }{
 		{saga.HeaderSagaID, begin.SagaID},
+		{saga.HeaderUndoes, begin.Undoes},
 		{saga.HeaderTraceParent, begin.TraceParent},
 		{saga.HeaderTraceState, begin.TraceState},
 	} {
