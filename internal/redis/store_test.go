@@ -263,12 +263,12 @@ func TestWrongPassword(t *testing.T) {
 	require.NoError(t, err)
 	defer store.Close()
 	err = store.Ping(t.Context())
-	assert.Equal(t, saga.Rejected, saga.ClassOf(err))
+	assert.Equal(t, saga.Unavailable, saga.ClassOf(err))
 	assert.ErrorContains(t, err, "WRONGPASS")
 	assert.NotContains(t, err.Error(), "hunter2")
 	applied, err := store.Apply(t.Context(), []saga.Document{row("1", version)}, nil)
 	require.NoError(t, err)
-	assert.Equal(t, saga.Rejected, saga.ClassOf(applied[0].Err))
+	assert.Equal(t, saga.Unavailable, saga.ClassOf(applied[0].Err))
 }
 
 func TestServerAway(t *testing.T) {
