@@ -39,11 +39,17 @@ func (w *world) startWorker(environ ...string) *worker {
 // launchWorker starts a worker and does not wait for it.
 func (w *world) launchWorker(environ ...string) *worker {
 	w.t.Helper()
+	return w.launchProgram(program(w.t, programWorker), environ...)
+}
+
+// launchProgram starts a worker of another build.
+func (w *world) launchProgram(path string, environ ...string) *worker {
+	w.t.Helper()
 	log, err := os.Create(filepath.Join(w.t.TempDir(), "worker.log"))
 	require.NoError(w.t, err)
 	defer func() { _ = log.Close() }()
 	p := &worker{t: w.t, log: log.Name(), exited: make(chan struct{})}
-	p.command = exec.Command(program(w.t, programWorker))
+	p.command = exec.Command(path)
 	p.command.Env = w.environ(append([]string{"CAPSAGA_HTTP_ADDRESS=127.0.0.1:0", "CAPSAGA_LOG=debug,json"}, environ...)...)
 	p.command.Stdout, p.command.Stderr = log, log
 	require.NoError(w.t, p.command.Start())
