@@ -266,6 +266,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		parts.start(ctx, w.reader.Run)
 	}
 	parts.start(ctx, w.advanceMark)
+	parts.start(ctx, w.prune)
 	if w.config.Systems.Deployment.BuildID != "" {
 		parts.start(ctx, w.watchDeployment)
 	}
