@@ -43,7 +43,10 @@ func Commands(o *Outcome) []Command {
 	if refused && o.Version != 0 && !undoing {
 		add("to change the row, in PostgreSQL and all sinks", "edit %s --set COLUMN=JSON", id)
 	}
-	if !undoing {
+	switch {
+	case o.Version == 0 && !undoing:
+		add("to cancel the saga", "compensate %s", id)
+	case !undoing:
 		add("to undo the saga", "compensate %s", id)
 	}
 	add("all of it", "show %s", id)

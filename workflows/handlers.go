@@ -143,7 +143,7 @@ func (s *story) maySkip(in saga.SkipInput) error {
 		names += " " + string(t.state.Name)
 	}
 	if in.Step == saga.StepCommit {
-		return refusal(saga.CodeNotParked, "saga %q: the commit cannot be skipped: cancel the saga instead", s.write.SagaID)
+		return refusal(saga.CodeNotParked, "saga %q: the commit cannot be skipped: compensate cancels a saga that has not committed", s.write.SagaID)
 	}
 	return refusal(saga.CodeNotParked, "saga %q: step %q is not parked: these are:%s", s.write.SagaID, in.Step, names)
 }
@@ -191,7 +191,7 @@ func (s *story) compensateNow(ctx workflow.Context) (saga.Outcome, error) {
 func (s *story) mayEdit(in saga.EditInput) error {
 	switch {
 	case s.outcome.Version == 0:
-		return refusal(saga.CodeNotParked, "saga %q has not committed: cancel it and give the mended write a new id", s.write.SagaID)
+		return refusal(saga.CodeNotParked, "saga %q has not committed: cancel it, by compensate, and give the mended write a new id", s.write.SagaID)
 	case s.undoing != nil:
 		return refusal(saga.CodeNotParked, "saga %q is being undone, and cannot be edited", s.write.SagaID)
 	case len(s.parkedSteps()) == 0:
