@@ -15,23 +15,34 @@ import (
 const system = "kafka"
 
 // rejections are the broker's errors that no retry changes; someone has to
-// change the cluster, the topic or the record.
+// change the cluster, the topic or the record. A login that fails is among them,
+// other than in Redis and Elasticsearch: here the stream is what fails, which
+// raises its alarm then, while the sagas only wait for it and none is rejected.
 var rejections = []*kerr.Error{
 	kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp,
 	kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed,
 	kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState,
-	kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidReplicationFactor,
+	kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidReplicationFactor, kerr.InvalidReplicaAssignment,
 	kerr.InvalidConfig, kerr.PolicyViolation, kerr.InvalidRequest, kerr.UnsupportedVersion,
 	kerr.UnsupportedForMessageFormat, kerr.UnsupportedCompressionType, kerr.InvalidRequiredAcks,
 	kerr.SecurityDisabled,
 }
 
-// ambiguities are the errors after which the broker and this producer disagree
-// on what was written. A new producer begins again from what is confirmed.
+// ambiguities are the errors after which a record may have been written, or the
+// broker and this producer disagree on what was. A new producer begins again from
+// what is confirmed.
 var ambiguities = []*kerr.Error{
 	kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerEpoch,
 	kerr.InvalidProducerIDMapping, kerr.ProducerFenced, kerr.DuplicateSequenceNumber,
+	kerr.RequestTimedOut, kerr.NetworkException, kerr.NotEnoughReplicasAfterAppend,
 }
+
+// unsent are the driver's own errors that leave open what became of a record.
+var unsent = []error{kgo.ErrRecordTimeout, kgo.ErrRecordRetries}
+
+// All else is "unavailable": a leader that moves, a topic that is not there yet,
+// too few replicas, a quota, a disk error, a connection that breaks. Whoever runs
+// the cluster mends that, and the same record passes.
 
 // Classify turns the driver's error of an action into a *saga.Error. One that is
 // classified already passes.
@@ -47,14 +58,14 @@ func Classify(action string, err error) error {
 	switch {
 	case isOneOf(err, rejections):
 		e.Class, e.Code = saga.Rejected, saga.CodeRejected
-	case isOneOf(err, ambiguities):
+	case isOneOf(err, ambiguities), isOneOf(err, unsent):
 		e.Class = saga.Ambiguous
 	}
 	e.Message = fmt.Sprintf("%s: %s", action, describe(err))
 	return e
 }
 
-func isOneOf(err error, list []*kerr.Error) bool {
+func isOneOf[E error](err error, list []E) bool {
 	for _, known := range list {
 		if errors.Is(err, known) {
 			return true
@@ -66,11 +77,14 @@ func isOneOf(err error, list []*kerr.Error) bool {
 func describe(err error) string {
 	var broker *kerr.Error
 	var network *net.OpError
+	var hangup *kgo.ErrFirstReadEOF
 	switch {
 	case errors.As(err, &broker):
 		return broker.Description + " (" + broker.Message + ")"
 	case errors.Is(err, kgo.ErrClientClosed), errors.Is(err, kgo.ErrAborting):
 		return "aborted, as the producer was closed"
+	case errors.As(err, &hangup):
+		return "the broker hangs up on a new connection: check CAPSAGA_KAFKA_TLS and CAPSAGA_KAFKA_SASL_MECHANISM"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
 	case errors.Is(err, context.Canceled):
