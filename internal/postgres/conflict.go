@@ -204,5 +204,6 @@ func (db *DB) Conflicts(ctx context.Context, sagaID string) ([]saga.Conflict, er
 		return nil, classify("read the conflicts of saga "+sagaID, err)
 	}
 	var conflicts []saga.Conflict
-	return conflicts, decode(&body, &conflicts)
+	err = decode(&body, &conflicts)
+	return conflicts, err
 }

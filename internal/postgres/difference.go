@@ -17,21 +17,17 @@ import (
 func (x *change) differing(ctx context.Context, row *changeRow) ([]string, error) {
 	left := texts{}
 	for _, a := range row.applied {
-		var err error
 		if a.before.body != nil && len(left) == 0 {
-			columns, err := a.before.columns()
-			if err != nil {
-				return nil, err
-			}
-			if left, err = x.imageTexts(ctx, row, a.before, columns); err != nil {
+			var err error
+			if left, err = x.imageTexts(ctx, row, a.before); err != nil {
 				return nil, err
 			}
 		}
-		set := texts{}
 		for _, columns := range []saga.Columns{a.Row, a.Set} {
 			if len(columns) > 0 {
 				from, arg := row.record(1, "t", columns)
-				if set, err = x.readTexts(ctx, row, from, arg, names(columns)); err != nil {
+				set, err := x.readTexts(ctx, from, arg, names(columns))
+				if err != nil {
 					return nil, err
 				}
 				maps.Copy(left, set)
@@ -58,16 +54,20 @@ func (x *change) differing(ctx context.Context, row *changeRow) ([]string, error
 // texts has the text form of each column, nil for NULL.
 type texts map[string]*string
 
-func (x *change) imageTexts(ctx context.Context, row *changeRow, i image, columns []string) (texts, error) {
+func (x *change) imageTexts(ctx context.Context, row *changeRow, i image) (texts, error) {
+	columns, err := i.columns()
+	if err != nil {
+		return nil, err
+	}
 	from, values := i.from(row.table, 1, "b", columns)
 	parts := make([]string, len(columns))
 	for k, name := range columns {
 		parts[k] = values[k] + " AS " + quote(name)
 	}
-	return x.readTexts(ctx, row, fmt.Sprintf("(SELECT %s FROM %s) t", strings.Join(parts, ", "), from), string(i.body), columns)
+	return x.readTexts(ctx, fmt.Sprintf("(SELECT %s FROM %s) t", strings.Join(parts, ", "), from), string(i.body), columns)
 }
 
-func (x *change) readTexts(ctx context.Context, row *changeRow, from, arg string, columns []string) (texts, error) {
+func (x *change) readTexts(ctx context.Context, from, arg string, columns []string) (texts, error) {
 	t := TableInfo{}
 	for _, name := range columns {
 		t.Columns = append(t.Columns, Column{Name: name})
@@ -77,7 +77,8 @@ func (x *change) readTexts(ctx context.Context, row *changeRow, from, arg string
 		return nil, err
 	}
 	var result texts
-	return result, json.Unmarshal([]byte(body), &result)
+	err := json.Unmarshal([]byte(body), &result)
+	return result, err
 }
 
 func sum(text *string, add string) *string {

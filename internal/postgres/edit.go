@@ -130,4 +130,3 @@ func (x *change) expected() []keptRow {
 	}
 	return rows
 }
-

@@ -34,7 +34,8 @@ func classify(action string, err error) error {
 		return e
 	}
 	e.Class, e.Code = saga.Unavailable, saga.CodeUnavailable
-	if !pgconn.SafeToRetry(err) {
+	var connect *pgconn.ConnectError
+	if !errors.As(err, &connect) && !pgconn.SafeToRetry(err) {
 		// The server may have got the statement, a COMMIT for one.
 		e.Class = saga.Ambiguous
 	}
@@ -43,36 +44,49 @@ func classify(action string, err error) error {
 }
 
 // states decides by SQLSTATE, the longest prefix first. What is not listed is
-// rejected: the server understood the statement and refuses it.
+// rejected: the server understood the statement and refuses it. Of two readings
+// the one holds that says whose fault it is: what the write asks for is rejected,
+// also where an operator could allow it; what the server, its settings or a pooler
+// on the way cannot do now is unavailable.
 var states = []struct {
 	prefix string
 	class  saga.Class
 	code   string
 }{
-	{"40003", saga.Ambiguous, saga.CodeUnavailable},   // statement completion unknown
-	{"40", saga.Unavailable, saga.CodeUnavailable},    // serialization failure, deadlock
-	{"08007", saga.Ambiguous, saga.CodeUnavailable},   // transaction resolution unknown
-	{"08", saga.Unavailable, saga.CodeUnavailable},    // connection
-	{"25006", saga.Unavailable, saga.CodeUnavailable}, // read-only: a standby, or just demoted
-	{"25P03", saga.Unavailable, saga.CodeUnavailable}, // idle in transaction too long
-	{"53", saga.Unavailable, saga.CodeUnavailable},    // disk full, out of memory, too many connections
-	{"28", saga.Unavailable, saga.CodeUnavailable},    // the worker's password or pg_hba.conf: no fault of the write
-	{"3D000", saga.Unavailable, saga.CodeUnavailable}, // no such database
-	{"3F000", saga.Unavailable, saga.CodeUnavailable}, // no such schema: Capsaga's own, as tables are looked up before
-	{"42P01", saga.Unavailable, saga.CodeUnavailable}, // no such table: likewise
-	{"55006", saga.Unavailable, saga.CodeUnavailable}, // object in use: a slot held by another
-	{"55P03", saga.Unavailable, saga.CodeUnavailable}, // lock not available
-	{"57", saga.Unavailable, saga.CodeUnavailable},    // shutdown, crash, cancel
-	{"58", saga.Unavailable, saga.CodeUnavailable},    // I/O
-	{"XX", saga.Unavailable, saga.CodeUnavailable},    // internal: seen passing after restarts
-	{"F0", saga.Unavailable, saga.CodeUnavailable},    // configuration file
-	{"0A000", saga.Rejected, saga.CodeRejected},
-	{"22", saga.Rejected, saga.CodeInvalidValue},
-	{"23505", saga.Rejected, saga.CodeConstraintViolation},
-	{"23", saga.Rejected, saga.CodeConstraintViolation},
-	{"428C9", saga.Rejected, saga.CodeInvalidValue}, // a generated column was named
+	{"08", saga.Unavailable, saga.CodeUnavailable},         // connection
+	{"08007", saga.Ambiguous, saga.CodeUnavailable},        // transaction resolution unknown
+	{"0A000", saga.Rejected, saga.CodeRejected},            // not supported; a stale plan's has been tried again by then
+	{"22", saga.Rejected, saga.CodeInvalidValue},           // data
+	{"23", saga.Rejected, saga.CodeConstraintViolation},    // integrity
+	{"25", saga.Unavailable, saga.CodeUnavailable},         // a transaction that is not as we left it: a standby's, one that failed or was idle too long, a pooler's
+	{"26000", saga.Unavailable, saga.CodeUnavailable},      // no such prepared statement: a pooler changed the connection
+	{"28", saga.Unavailable, saga.CodeUnavailable},         // the worker's password or pg_hba.conf: no fault of the write
+	{"2D000", saga.Rejected, saga.CodeRejected},            // a trigger that commits
+	{"3D000", saga.Unavailable, saga.CodeUnavailable},      // no such database
+	{"3F000", saga.Unavailable, saga.CodeUnavailable},      // no such schema: Capsaga's own, as tables are looked up before
+	{"40", saga.Unavailable, saga.CodeUnavailable},         // serialization failure, deadlock
+	{"40002", saga.Rejected, saga.CodeConstraintViolation}, // integrity, found at the end of the transaction
+	{"40003", saga.Ambiguous, saga.CodeUnavailable},        // statement completion unknown
+	{"42501", saga.Rejected, saga.CodeRejected},            // a privilege or a row's policy: the role may not write this
 	{"42703", saga.Rejected, saga.CodeUnknownColumn},
+	{"428C9", saga.Rejected, saga.CodeInvalidValue},     // a generated column was named
+	{"42P01", saga.Unavailable, saga.CodeUnavailable},   // no such table: as with 3F000
+	{"42P05", saga.Unavailable, saga.CodeUnavailable},   // the prepared statement is there already: as with 26000
 	{"44", saga.Rejected, saga.CodeConstraintViolation}, // a view's check option
+	{"53", saga.Unavailable, saga.CodeUnavailable},      // disk full, out of memory, too many connections
+	{"54", saga.Rejected, saga.CodeRejected},            // a limit of the program: a row over an index's size, too deep an expression
+	{"55000", saga.Rejected, saga.CodeRejected},         // the object does not take it: a published table without replica identity
+	{"55006", saga.Unavailable, saga.CodeUnavailable},   // object in use: a slot held by another
+	{"55P03", saga.Unavailable, saga.CodeUnavailable},   // lock not available
+	{"57", saga.Unavailable, saga.CodeUnavailable},      // cancelled, starting up, database dropped
+	{"57P01", saga.Ambiguous, saga.CodeUnavailable},     // shut down or terminated: it may come between COMMIT and its answer
+	{"57P02", saga.Ambiguous, saga.CodeUnavailable},     // another backend crashed: likewise
+	{"58", saga.Unavailable, saga.CodeUnavailable},      // I/O
+	{"72000", saga.Unavailable, saga.CodeUnavailable},   // snapshot too old
+	{"F0", saga.Unavailable, saga.CodeUnavailable},      // configuration file
+	{"HV00N", saga.Unavailable, saga.CodeUnavailable},   // a foreign server that a trigger needs is away
+	{"P0", saga.Rejected, saga.CodeRejected},            // RAISE or ASSERT in a trigger: a rule of the business
+	{"XX", saga.Unavailable, saga.CodeUnavailable},      // internal, corruption: seen passing after restarts, and no fault of the write
 }
 
 func classOfState(state string) (saga.Class, string) {

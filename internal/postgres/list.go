@@ -88,7 +88,8 @@ func scanEntry(row pgx.CollectableRow) (e LedgerEntry, err error) {
 	if finished != nil {
 		e.FinishedAt = *finished
 	}
-	return e, decode(problem, &e.Error)
+	err = decode(problem, &e.Error)
+	return e, err
 }
 
 // query builds the SQL of a page: the ids first, from the indexes, and then what
