@@ -58,7 +58,9 @@ const (
 	freeDisk   = "free disk space on the nodes, or take the block off the index"
 	comesBack  = "the cluster is not able to take it now"
 	overloaded = "the cluster is overloaded"
-	noAccess   = "check the user, password or API key and its privileges on the prefix's indices"
+	noLogin    = "check the user, password or API key"
+	noAccess   = "check the privileges of the user or API key on the prefix's indices"
+	noPipeline = "fix the index's ingest pipeline, or take it off the index"
 )
 
 // types holds the errors whose status alone would mislead, and those for which
@@ -70,7 +72,11 @@ var types = map[string]answer{
 	"illegal_argument_exception":               {saga.Rejected, fixRow},
 	"index_not_found_exception":                {saga.Rejected, "run capsaga catalog apply, which creates the index and its alias"},
 	"security_exception":                       {saga.Rejected, noAccess},
+	"fail_processor_exception":                 {saga.Rejected, noPipeline},
+	"ingest_processor_exception":               {saga.Rejected, noPipeline},
 	"cluster_block_exception":                  {saga.Unavailable, freeDisk},
+	"index_closed_exception":                   {saga.Unavailable, "open the index"},
+	"task_cancelled_exception":                 {saga.Unavailable, "someone cancelled the request in the cluster"},
 	"es_rejected_execution_exception":          {saga.Unavailable, overloaded},
 	"circuit_breaking_exception":               {saga.Unavailable, overloaded},
 	"unavailable_shards_exception":             {saga.Unavailable, comesBack},
@@ -81,14 +87,39 @@ var types = map[string]answer{
 	"node_not_connected_exception":             {saga.Unavailable, comesBack},
 	"coordination_state_rejected_exception":    {saga.Unavailable, comesBack},
 	"failed_to_commit_cluster_state_exception": {saga.Unavailable, comesBack},
+	"receive_timeout_transport_exception":      {saga.Ambiguous, "a node did not answer another in time, so it may have been done"},
 }
 
-func answerOf(status int, kind string) answer {
+// particular holds what Elasticsearch says under a type that covers much else; the
+// first whose reason has the words counts.
+var particular = []struct {
+	kind, words string
+	answer
+}{
+	{"illegal_argument_exception", "no write index is defined", answer{saga.Rejected, "let the alias have one index, or mark one of them as its write index"}},
+	{"illegal_argument_exception", "Limit of total fields", answer{saga.Rejected, "raise index.mapping.total_fields.limit, or keep the entity's mapping from growing with its rows"}},
+	{"illegal_argument_exception", "pipeline with id", answer{saga.Rejected, noPipeline}},
+}
+
+// answerOf says what an error means. A login that fails is "unavailable", whatever
+// its type: it says nothing about the row, it hits every row at once, and a
+// password or key that is being changed would else park, skip or even undo all
+// writes of that minute. What the user may not do, once logged in, is a rejection:
+// someone has decided so.
+func answerOf(status int, kind, reason string) answer {
+	if status == http.StatusUnauthorized || status == http.StatusProxyAuthRequired {
+		return answer{saga.Unavailable, noLogin}
+	}
+	for _, p := range particular {
+		if p.kind == kind && strings.Contains(reason, p.words) {
+			return p.answer
+		}
+	}
 	if a, ok := types[kind]; ok {
 		return a
 	}
 	switch {
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+	case status == http.StatusForbidden:
 		return answer{saga.Rejected, noAccess}
 	case status == http.StatusRequestEntityTooLarge:
 		return answer{saga.Rejected, "the row is larger than the server, or a proxy before it, takes; raise http.max_content_length"}
@@ -114,7 +145,7 @@ func classifyStatus(what string, status int, c *cause) *saga.Error {
 			reason = text
 		}
 	}
-	a := answerOf(status, kind)
+	a := answerOf(status, kind, reason)
 	label := fmt.Sprintf("status %d", status)
 	if kind != "" {
 		label += " " + kind

@@ -32,7 +32,19 @@ func TestClassifyStatus(t *testing.T) {
 		{"strict mapping", 400, `{"type":"strict_dynamic_mapping_exception","reason":"introduction of [x] is not allowed"}`, saga.Rejected, "[x]"},
 		{"too many fields", 400, `{"type":"illegal_argument_exception","reason":"Limit of total fields [1000] has been exceeded"}`, saga.Rejected, "total fields"},
 		{"no alias", 404, `{"type":"index_not_found_exception","reason":"no such index [p-users]"}`, saga.Rejected, "catalog apply"},
-		{"closed index", 400, `{"type":"index_closed_exception","reason":"closed"}`, saga.Rejected, "closed"},
+		{"too many fields, in the document", 400, `{"type":"document_parsing_exception","reason":"[1:9] failed to parse: Limit of total fields [1000] has been exceeded while adding new fields [1]","caused_by":{"type":"illegal_argument_exception","reason":"Limit of total fields [1000] has been exceeded while adding new fields [1]"}}`, saga.Rejected, "total fields"},
+		{"another illegal argument", 400, `{"type":"illegal_argument_exception","reason":"mapper [price] cannot be changed from type [long] to [text]"}`, saga.Rejected, "fix the row"},
+		{"a shape", 400, `{"type":"document_parsing_exception","reason":"failed to parse field [area] of type [geo_shape]","caused_by":{"type":"illegal_argument_exception","reason":"invalid shape: Polygon self-intersection at lat=1.0 lon=1.0"}}`, saga.Rejected, "self-intersection"},
+		{"a shape, before 8", 400, `{"type":"mapper_parsing_exception","reason":"failed to parse field [area] of type [geo_shape]","caused_by":{"type":"invalid_shape_exception","reason":"Self-intersection at or near point (1.0, 1.0)"}}`, saga.Rejected, "Self-intersection"},
+		{"an immense term", 400, `{"type":"document_parsing_exception","reason":"Document contains at least one immense term in field=\"title\" (whose UTF8 encoding is longer than the max length 32766)","caused_by":{"type":"max_bytes_length_exceeded_exception","reason":"bytes can be at most 32766 in length; got 40000"}}`, saga.Rejected, "at most 32766"},
+		{"an id that is too long", 400, `{"type":"action_request_validation_exception","reason":"Validation Failed: 1: id is too long, must be no longer than 512 bytes but was: 513;"}`, saga.Rejected, "512 bytes"},
+		{"no write index", 400, `{"type":"illegal_argument_exception","reason":"no write index is defined for alias [p-users]. The write index may be explicitly disabled using is_write_index=false or the alias points to multiple indices without one being designated as a write index"}`, saga.Rejected, "mark one of them"},
+		{"a pipeline that is gone", 400, `{"type":"illegal_argument_exception","reason":"pipeline with id [clean] does not exist"}`, saga.Rejected, "ingest pipeline"},
+		{"a pipeline that refuses", 500, `{"type":"fail_processor_exception","reason":"no price"}`, saga.Rejected, "ingest pipeline"},
+		{"a pipeline that breaks", 500, `{"type":"ingest_processor_exception","reason":"java.lang.IllegalArgumentException: field [x] not present as part of path [x]"}`, saga.Rejected, "ingest pipeline"},
+		{"closed index", 400, `{"type":"index_closed_exception","reason":"closed","index":"p-users-000001"}`, saga.Unavailable, "open the index"},
+		{"a cancelled task", 400, `{"type":"task_cancelled_exception","reason":"task cancelled [by user request]"}`, saga.Unavailable, "cancelled"},
+		{"a node that is slow", 500, `{"type":"receive_timeout_transport_exception","reason":"[n1][127.0.0.1:9300][indices:data/write/bulk[s]] request_id [7] timed out after [60000ms]"}`, saga.Ambiguous, "may have been done"},
 		{"queue full", 429, `{"type":"es_rejected_execution_exception","reason":"rejected execution"}`, saga.Unavailable, "overloaded"},
 		{"breaker", 429, `{"type":"circuit_breaking_exception","reason":"[parent] Data too large"}`, saga.Unavailable, "overloaded"},
 		{"breaker, permanent", 503, `{"type":"circuit_breaking_exception","reason":"[parent] Data too large"}`, saga.Unavailable, "overloaded"},
@@ -46,9 +58,12 @@ func TestClassifyStatus(t *testing.T) {
 		{"node gone", 500, `{"type":"node_not_connected_exception","reason":"not connected"}`, saga.Unavailable, "not connected"},
 		{"master steps down", 500, `{"type":"coordination_state_rejected_exception","reason":"term"}`, saga.Unavailable, "term"},
 		{"lost majority", 503, `{"type":"failed_to_commit_cluster_state_exception","reason":"publish"}`, saga.Unavailable, "publish"},
-		{"no login", 401, `{"type":"security_exception","reason":"missing authentication credentials"}`, saga.Rejected, "API key"},
+		{"no login", 401, `{"type":"security_exception","reason":"missing authentication credentials"}`, saga.Unavailable, "API key"},
+		{"a wrong password", 401, `{"type":"security_exception","reason":"unable to authenticate user [elastic] for REST request [/_bulk]"}`, saga.Unavailable, "password"},
 		{"no privilege", 403, `{"type":"security_exception","reason":"action is unauthorized"}`, saga.Rejected, "privileges"},
-		{"a proxy's login", 401, ``, saga.Rejected, "Unauthorized"},
+		{"no licence", 403, `{"type":"security_exception","reason":"current license is non-compliant for [security]"}`, saga.Rejected, "license"},
+		{"a proxy's login", 401, ``, saga.Unavailable, "Unauthorized"},
+		{"a proxy that wants a login itself", 407, ``, saga.Unavailable, "password"},
 		{"a proxy's refusal", 403, ``, saga.Rejected, "Forbidden"},
 		{"too large", 413, ``, saga.Rejected, "http.max_content_length"},
 		{"overloaded", 429, ``, saga.Unavailable, "overloaded"},
@@ -79,7 +94,8 @@ func TestClassifyStatus(t *testing.T) {
 
 func TestEveryTypeHasARow(t *testing.T) {
 	t.Parallel()
-	assert.Len(t, types, 17, "add a row to TestClassifyStatus, then count it here")
+	assert.Len(t, types, 22, "add a row to TestClassifyStatus, then count it here")
+	assert.Len(t, particular, 3, "as well")
 }
 
 func TestClassifyTransport(t *testing.T) {

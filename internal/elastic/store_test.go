@@ -351,7 +351,7 @@ func TestWholeRequestFails(t *testing.T) {
 		{"overloaded", status(http.StatusTooManyRequests, `{"error":{"type":"es_rejected_execution_exception","reason":"full"},"status":429}`), saga.Unavailable},
 		{"a proxy without a server", status(http.StatusServiceUnavailable, `<html>`), saga.Unavailable},
 		{"a proxy that gave up", status(http.StatusGatewayTimeout, `<html>`), saga.Ambiguous},
-		{"no access", status(http.StatusUnauthorized, `{"error":{"type":"security_exception","reason":"missing authentication credentials"},"status":401}`), saga.Rejected},
+		{"no access", status(http.StatusUnauthorized, `{"error":{"type":"security_exception","reason":"missing authentication credentials"},"status":401}`), saga.Unavailable},
 		{"not JSON", status(http.StatusOK, `<html>`), saga.Ambiguous},
 		{"too few results", status(http.StatusOK, `{"items":[]}`), saga.Ambiguous},
 		{"a redirect", status(http.StatusFound, ``), saga.Unavailable},
@@ -385,7 +385,7 @@ func TestPingNeedsNoClusterPrivilege(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, fake(t, status(http.StatusForbidden, `{"error":{"type":"security_exception"}}`)).Ping(t.Context()))
 	err := fake(t, status(http.StatusUnauthorized, `{"error":{"type":"security_exception"}}`)).Ping(t.Context())
-	assert.Equal(t, saga.Rejected, saga.ClassOf(err))
+	assert.Equal(t, saga.Unavailable, saga.ClassOf(err))
 }
 
 func TestMark(t *testing.T) {
