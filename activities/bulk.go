@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -54,6 +55,9 @@ const (
 	// BulkHeartbeat is after how long without a sign another worker takes a page
 	// over.
 	BulkHeartbeat = 10 * time.Second
+	// incompleteAfter is from which attempt on a selection is taken that one of
+	// the two systems did not answer for: a hiccup must not narrow it.
+	incompleteAfter = 8
 	// maxItemMessage keeps a page's result small.
 	maxItemMessage = 300
 )
@@ -91,9 +95,12 @@ type SelectOutput struct {
 func (b *Bulk) SelectSagas(ctx context.Context, in SelectInput) (SelectOutput, error) {
 	bounded, cancel := beforeDeadline(ctx)
 	defer cancel()
+	attempt := int(activity.GetInfo(ctx).Attempt)
 	found, err := b.deps.Finder.Find(bounded, in.Filter, in.Cursor, BulkPage)
+	if err == nil && found.Note != "" && attempt < incompleteAfter {
+		err = errors.New(found.Note)
+	}
 	if err != nil {
-		attempt := int(activity.GetInfo(ctx).Attempt)
 		return SelectOutput{}, failure("select", err, attempt, jittered(delay(attempt)))
 	}
 	return SelectOutput(found), nil
