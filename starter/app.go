@@ -29,8 +29,10 @@ type app struct {
 	stdout, stderr io.Writer
 	// terminal is whether stderr is one, where progress can be drawn.
 	terminal bool
-	output   format
-	closers  []func()
+	// interactive is whether somebody is there to answer a question.
+	interactive bool
+	output      format
+	closers     []func()
 }
 
 // run executes a command line and returns the exit status.
@@ -77,7 +79,8 @@ line, 3 some items failed.`,
 	root.AddGroup(&cobra.Group{ID: groupNow, Title: "Commands:"}, &cobra.Group{ID: groupLater, Title: "Not there yet:"})
 	root.SetHelpCommandGroupID(groupNow)
 	for _, cmd := range []*cobra.Command{
-		a.writeCommand(), a.getCommand(), a.searchCommand(), a.showCommand(),
+		a.writeCommand(), a.getCommand(), a.searchCommand(),
+		a.listCommand(), a.showCommand(), a.replayCommand(), a.skipCommand(), a.compensateCommand(), a.editCommand(), a.historyCommand(),
 		a.catalogCommand(), a.streamsCommand(), a.versionCommand(),
 	} {
 		cmd.GroupID = groupNow

@@ -7,12 +7,6 @@ import "github.com/spf13/cobra"
 func laterCommands() []*cobra.Command {
 	var commands []*cobra.Command
 	for _, later := range []struct{ name, short, with string }{
-		{"list", "List sagas by status, blocked sink, entity or age", "the handling of failed sagas"},
-		{"replay", "Drive sagas on from where they stopped", "the handling of failed sagas"},
-		{"skip", "Give up a parked saga's step", "the handling of failed sagas"},
-		{"compensate", "Undo sagas", "the handling of failed sagas"},
-		{"edit", "Change what a parked saga writes", "the handling of failed sagas"},
-		{"history", "Show what happened to a row", "the handling of failed sagas"},
 		{"backfill", "Bring an entity's present rows to its sinks", "the streams to Redis and Elasticsearch"},
 		{"reconcile", "Compare PostgreSQL with its sinks and repair them", "the reconciler"},
 		{"cap", "Show consistency, availability and partitions of each system", "the CAP metrics"},

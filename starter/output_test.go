@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -84,45 +83,6 @@ func TestKeys(t *testing.T) {
 		texts, err := parseKey(test.entity, test.text)
 		require.NoError(t, err, test.text)
 		assert.Equal(t, test.want, texts)
-	}
-}
-
-func TestAParkedSaga(t *testing.T) {
-	s := shown{
-		Outcome: saga.Outcome{
-			SagaID: "order-1", Status: saga.Parked, Version: 7, Confirmed: saga.ConfirmedLocally,
-			ETags: []saga.ETag{{Entity: "products", Key: "42", ETag: "1-777"}, {Entity: "products", Key: "43"}},
-			Steps: []saga.Step{
-				{Name: saga.StepCommit, State: saga.StepDone, Attempts: 1, Duration: saga.Duration(3456 * time.Microsecond)},
-				{Name: saga.StepRedis, State: saga.StepParked, Attempts: 12, Duration: saga.Duration(15 * time.Minute), Error: &saga.ErrorInfo{Message: "connection refused"}},
-			},
-		},
-		WorkflowID: "saga/order-1", URL: "http://127.0.0.1:15234/x",
-	}
-	a, out := newApp(asTable)
-	require.NoError(t, a.writeShown(s, config.Config{Prefix: "capsaga"}))
-	golden(t, out.String(),
-		"saga         order-1",
-		"status       parked",
-		"version      7",
-		"confirmed    local",
-		"row          products/42, etag 1-777",
-		"row          products/43, deleted",
-		"workflow     saga/order-1",
-		"Temporal UI  http://127.0.0.1:15234/x",
-		"",
-		"STEP    STATE   ATTEMPTS  DURATION  LAST ERROR",
-		"commit  done    1         3.5ms     -",
-		"redis   parked  12        15m0s     connection refused",
-		"",
-		`PostgreSQL has it; the parked step waits for an operator. When the cause is gone, send the workflow the update "retry", in the Temporal UI or with Temporal's CLI.`)
-
-	a, out = newApp(asJSON)
-	require.NoError(t, a.writeShown(s, config.Config{}))
-	var got map[string]any
-	require.NoError(t, json.Unmarshal(out.Bytes(), &got))
-	for _, name := range []string{"saga_id", "status", "version", "steps", "workflow_id", "url"} {
-		assert.Contains(t, got, name)
 	}
 }
 

@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/api/serviceerror"
 	sdkclient "go.temporal.io/sdk/client"
 
 	"github.com/capsaga/capsaga/internal/config"
+	"github.com/capsaga/capsaga/internal/listing"
 	"github.com/capsaga/capsaga/saga"
 	"github.com/capsaga/capsaga/saga/client"
 )
@@ -23,12 +25,23 @@ type shown struct {
 	WorkflowID string `json:"workflow_id,omitempty"`
 	RunID      string `json:"run_id,omitempty"`
 	URL        string `json:"url,omitempty"` // of the workflow in the Temporal UI
+	// Workflow says whether the workflow runs; empty when Temporal does not answer.
+	Workflow  listing.State   `json:"workflow,omitempty"`
+	Pending   []attempt       `json:"pending,omitempty"`
+	Conflicts []saga.Conflict `json:"conflicts,omitempty"`
+	Next      []next          `json:"next,omitempty"`
+}
+
+// next is a command that helps.
+type next struct {
+	Effect  string `json:"effect"`
+	Command string `json:"command"`
 }
 
 func (a *app) showCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show SAGA_ID",
-		Short: "Show what became of a saga, each of its steps, and where to see it",
+		Short: "Show what became of a saga, each of its steps, and what to do next",
 		Args:  usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.config()
@@ -39,7 +52,9 @@ func (a *app) showCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.writeShown(s, c)
+			a.addConflicts(cmd.Context(), c, &s)
+			s.Next = nextCommands(&s)
+			return a.writeShown(s, c, time.Now())
 		},
 	}
 }
@@ -47,41 +62,57 @@ func (a *app) showCommand() *cobra.Command {
 // lookUp asks Temporal, which knows a saga that runs, and else the ledger, which
 // remembers what Temporal has forgotten.
 func (a *app) lookUp(ctx context.Context, c config.Config, sagaID string) (shown, error) {
+	var s shown
 	temporal, temporalErr := a.temporal(ctx, c)
 	if temporalErr == nil {
-		var s shown
 		if s, temporalErr = ask(ctx, temporal, c, sagaID); temporalErr == nil {
 			return s, nil
 		}
 	}
-	s, found, err := a.remember(ctx, c, sagaID)
-	if err != nil {
-		if isUnknown(temporalErr) {
-			return shown{}, fmt.Errorf("temporal knows no saga %q, and the ledger cannot be asked: %w", sagaID, err)
-		}
-		return shown{}, errors.Join(temporalErr, err)
-	}
+	known, found, err := a.remember(ctx, c, sagaID)
 	switch {
-	case found && !isUnknown(temporalErr):
-		a.note("from the ledger, as the workflow does not answer: %s", temporalErr)
-	case !found && isUnknown(temporalErr):
+	case err == nil && found:
+		if !isUnknown(temporalErr) && !isLost(temporalErr) {
+			a.note("from the ledger, as the workflow does not answer: %s", temporalErr)
+		}
+		if known.Workflow = s.Workflow; s.WorkflowID != "" {
+			known.WorkflowID, known.RunID, known.URL, known.Pending = s.WorkflowID, s.RunID, s.URL, s.Pending
+		}
+		if isUnknown(temporalErr) && !known.Status.Final() {
+			known.Workflow = listing.Gone
+		}
+		return known, nil
+	case err == nil && isUnknown(temporalErr):
 		return shown{}, fmt.Errorf("no saga %q: neither Temporal at %s nor the ledger in PostgreSQL knows it; check the id and %s", sagaID, c.Temporal.HostPort, config.TemporalNamespace)
-	case !found:
+	case isLost(temporalErr): // before its commit, or the ledger is away
+		if err != nil {
+			a.note("the ledger cannot be asked: %s", err)
+		}
+		s.Outcome = saga.Outcome{SagaID: sagaID, Status: saga.Pending}
+		return s, nil
+	case err == nil:
 		return shown{}, fmt.Errorf("saga %q is not in the ledger, so it has not committed, and its workflow does not answer: %w", sagaID, temporalErr)
+	case isUnknown(temporalErr):
+		return shown{}, fmt.Errorf("temporal knows no saga %q, and the ledger cannot be asked: %w", sagaID, err)
 	}
-	return s, nil
+	return shown{}, errors.Join(temporalErr, err)
 }
 
-func isUnknown(err error) bool {
+func isUnknown(err error) bool { return hasCode(err, saga.CodeUnknownSaga) }
+
+// isLost reports whether a workflow ended without an outcome.
+func isLost(err error) bool { return hasCode(err, saga.CodeWorkflowLost) }
+
+func hasCode(err error, code string) bool {
 	var e *saga.Error
-	var missing *serviceerror.NotFound
-	return errors.As(err, &e) && e.Code == saga.CodeUnknownSaga || errors.As(err, &missing)
+	return errors.As(err, &e) && e.Code == code
 }
 
 // askTimeout bounds the wait for a workflow's answer: a query needs a worker.
 const askTimeout = 5 * time.Second
 
-// ask returns what Temporal knows of a saga.
+// ask returns what Temporal knows of a saga. With an error, it is what it knows of
+// the workflow.
 func ask(ctx context.Context, temporal sdkclient.Client, c config.Config, sagaID string) (shown, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -89,18 +120,20 @@ func ask(ctx context.Context, temporal sdkclient.Client, c config.Config, sagaID
 	if err != nil {
 		return shown{}, err
 	}
-	o, err := sagas.Status(ctx, sagaID)
-	if err != nil {
-		return shown{}, err
+	var s shown
+	// Without it, Status says why.
+	if described, err := temporal.DescribeWorkflowExecution(ctx, saga.WorkflowID(sagaID), ""); err == nil {
+		info := described.GetWorkflowExecutionInfo()
+		s.WorkflowID, s.RunID = saga.WorkflowID(sagaID), info.GetExecution().GetRunId()
+		s.URL = workflowURL(c, s.WorkflowID, s.RunID)
+		s.Workflow = listing.StateOf(info.GetStatus())
+		s.Pending = attempts(described.GetPendingActivities())
 	}
-	s := shown{Outcome: o, WorkflowID: saga.WorkflowID(sagaID)}
-	described, err := temporal.DescribeWorkflowExecution(ctx, s.WorkflowID, "")
-	if err != nil {
-		return shown{}, err
+	s.Outcome, err = sagas.Status(ctx, sagaID)
+	if err == nil {
+		assign(s.Pending, &s.Outcome)
 	}
-	s.RunID = described.GetWorkflowExecutionInfo().GetExecution().GetRunId()
-	s.URL = workflowURL(c, s.WorkflowID, s.RunID)
-	return s, nil
+	return s, err
 }
 
 // remember returns what the ledger knows of a saga.
@@ -118,6 +151,22 @@ func (a *app) remember(ctx context.Context, c config.Config, sagaID string) (s s
 	return shown{Outcome: *o, WorkflowID: workflowID, URL: workflowURL(c, workflowID, "")}, true, nil
 }
 
+// addConflicts adds what keeps a saga from being undone.
+func (a *app) addConflicts(ctx context.Context, c config.Config, s *shown) {
+	if undo := s.Step(saga.StepUndo); undo == nil || undo.Error == nil || undo.Error.Code != saga.CodeConflict {
+		return
+	}
+	db, err := a.postgres(ctx, c)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		s.Conflicts, err = db.Conflicts(ctx, s.SagaID)
+	}
+	if err != nil {
+		a.note("the ledger cannot be asked what conflicts: %s", withSchemaHint(err))
+	}
+}
+
 // workflowURL links to a workflow in the Temporal UI: to its history, or to all
 // runs of its id when the run is not known.
 func workflowURL(c config.Config, workflowID, runID string) string {
@@ -131,7 +180,7 @@ func workflowURL(c config.Config, workflowID, runID string) string {
 	return link
 }
 
-func (a *app) writeShown(s shown, c config.Config) error {
+func (a *app) writeShown(s shown, c config.Config, now time.Time) error {
 	if a.output == asJSON {
 		return writeJSON(a.stdout, s)
 	}
@@ -145,7 +194,7 @@ func (a *app) writeShown(s shown, c config.Config) error {
 	for _, tag := range s.ETags {
 		t.row("row", tag.Entity+"/"+tag.Key+rowState(tag))
 	}
-	t.row("workflow", s.WorkflowID)
+	t.row("workflow", s.WorkflowID+workflowState(&s))
 	link := s.URL
 	if link == "" {
 		link = "set " + config.TemporalUIURL + " for a link"
@@ -157,14 +206,24 @@ func (a *app) writeShown(s shown, c config.Config) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	if err := a.writeSteps(s.Steps); err != nil {
+	if err := a.writeSteps(s.Steps, now); err != nil {
 		return err
 	}
-	if next := nextStep(s.Outcome, c.Prefix); next != "" {
-		_, err := fmt.Fprintf(a.stdout, "\n%s\n", printable(next))
+	for _, p := range s.Pending {
+		_, _ = fmt.Fprintf(a.stdout, "%s\n", printable(p.describe(now))) // what fails here fails below, too
+	}
+	if err := a.writeConflicts(s.Conflicts); err != nil {
 		return err
 	}
-	return nil
+	return a.writeNext(&s, c.Prefix)
+}
+
+// workflowState adds what is out of the order.
+func workflowState(s *shown) string {
+	if s.Workflow == "" || s.Workflow == listing.Completed || s.Workflow == listing.Running {
+		return ""
+	}
+	return ", " + string(s.Workflow)
 }
 
 func rowState(tag saga.ETag) string {
@@ -174,36 +233,104 @@ func rowState(tag saga.ETag) string {
 	return ", etag " + tag.ETag
 }
 
-func (a *app) writeSteps(steps []saga.Step) error {
+func (a *app) writeSteps(steps []saga.Step, now time.Time) error {
 	if len(steps) == 0 {
 		return nil
 	}
 	_, _ = fmt.Fprintln(a.stdout) // what fails here fails in flush, too
-	t := newTable(a.stdout, "STEP", "STATE", "ATTEMPTS", "DURATION", "LAST ERROR")
+	t := newTable(a.stdout, "STEP", "STATE", "BEGAN", "ATTEMPTS", "DURATION", "LAST ERROR")
 	for _, step := range steps {
 		failure := ""
 		if step.Error != nil {
 			failure = step.Error.Message
 		}
-		t.row(string(step.Name), string(step.State), strconv.Itoa(step.Attempts), brief(time.Duration(step.Duration)), dash(failure))
+		t.row(string(step.Name), string(step.State), clock(step.StartedAt, now), strconv.Itoa(step.Attempts),
+			brief(time.Duration(step.Duration)), dash(failure))
 	}
 	return t.flush()
 }
 
-// nextStep says what the reader can do about a saga that has not completed.
-func nextStep(o saga.Outcome, prefix saga.Prefix) string {
-	switch o.Status {
+// writeNext says what the reader can do about a saga that has not completed.
+func (a *app) writeNext(s *shown, prefix saga.Prefix) error {
+	var b strings.Builder
+	if text := explanation(s, prefix); text != "" {
+		fmt.Fprintf(&b, "\n%s\n", printable(text))
+	}
+	if len(s.Next) > 0 {
+		b.WriteString("\n")
+		t := newTable(&b)
+		for _, n := range s.Next {
+			t.row(n.Command, "# "+n.Effect)
+		}
+		_ = t.flush() // a builder takes all
+	}
+	_, err := io.WriteString(a.stdout, b.String())
+	return err
+}
+
+// nextCommands are the commands that help with a saga.
+func nextCommands(s *shown) []next {
+	listed := listing.Saga{Workflow: s.Workflow}
+	if !s.Status.Final() && listed.Stopped() {
+		return []next{{"start it again where it stood", commandLine("replay", s.SagaID)}}
+	}
+	var commands []next
+	for _, command := range saga.Commands(&s.Outcome) {
+		if !strings.HasPrefix(command.Line, "capsaga show ") {
+			commands = append(commands, next{command.Effect, command.Line})
+		}
+	}
+	return commands
+}
+
+// explanation says what a saga waits for, or why it waits for nothing.
+func explanation(s *shown, prefix saga.Prefix) string {
+	listed := listing.Saga{Workflow: s.Workflow}
+	switch {
+	case s.Status.Final():
+	case s.Workflow == listing.Gone:
+		return "Temporal does not know its workflow any more, so nothing works on it. What it had committed stands."
+	case listed.Stopped():
+		return fmt.Sprintf("Its workflow was stopped from outside (%s), so nothing works on it. What it had committed stands.", s.Workflow)
+	case s.Workflow == listing.Paused:
+		return "Its workflow is paused in Temporal: unpause it there."
+	}
+	switch s.Status {
 	case saga.Pending:
 		return fmt.Sprintf("It has not committed yet. If that lasts: is a capsaga-worker with prefix %s running, and does PostgreSQL answer?", prefix)
 	case saga.Committed:
 		return "PostgreSQL has it. A step that cannot reach its system is tried again by itself."
+	case saga.Compensating:
+		return "It is being undone. A step that cannot reach its system is tried again by itself."
 	case saga.Parked:
-		return "PostgreSQL has it; the parked step waits for an operator. When the cause is gone, send the workflow the update \"retry\", in the Temporal UI or with Temporal's CLI."
+		return parkedText(&s.Outcome)
 	case saga.RejectedEnd:
 		return "Nothing was written. Correct the write and give it a new saga id: this one answers the same for ever."
 	case saga.Failed:
 		return "The error says why. `capsaga write` with a mended write and a new saga id is the way on."
-	default:
-		return ""
 	}
+	return ""
+}
+
+// parkedText says what a parked saga waits for, by the kind of its errors.
+func parkedText(o *saga.Outcome) string {
+	committed := "PostgreSQL has it"
+	if o.Version == 0 {
+		committed = "PostgreSQL does not have it yet"
+	}
+	var waits []string
+	for _, step := range o.Steps {
+		if step.State != saga.StepParked || step.Error == nil {
+			continue
+		}
+		switch {
+		case step.Error.Code == saga.CodeConflict:
+			waits = append(waits, fmt.Sprintf("%s would overwrite what others did since: decide with them whose change stays", step.Name))
+		case step.Error.Class == saga.Rejected:
+			waits = append(waits, fmt.Sprintf("%s is refused for good until the cause is mended, and waits for you", step.Name))
+		default:
+			waits = append(waits, fmt.Sprintf("%s waits for %s, and goes on by itself when that is back", step.Name, step.Name.System()))
+		}
+	}
+	return committed + "; " + strings.Join(waits, "; ") + "."
 }

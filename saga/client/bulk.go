@@ -30,14 +30,14 @@ func (c *Client) Bulk(ctx context.Context, r saga.BulkRequest) (*BulkRun, error)
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
-	name, reuse := r.Request, enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
-	if name == "" {
-		name, reuse = r.Identity, enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
+	reuse := enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+	if r.Request == "" {
+		reuse = enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
 	}
-	if name == "" {
+	if r.Request == "" && r.Identity == "" {
 		return nil, invalid("a request about many sagas needs a name or an identity")
 	}
-	run := &BulkRun{WorkflowID: c.prefix.BulkID(name), client: c, identity: r.Identity}
+	run := c.bulkRun(&r)
 	started, err := c.temporal.ExecuteWorkflow(ctx, sdkclient.StartWorkflowOptions{
 		ID: run.WorkflowID, TaskQueue: c.prefix.TaskQueue(),
 		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING, WorkflowIDReusePolicy: reuse,
@@ -54,6 +54,35 @@ func (c *Client) Bulk(ctx context.Context, r saga.BulkRequest) (*BulkRun, error)
 		run.RunID = started.GetRunID()
 	}
 	return run, nil
+}
+
+// FindBulk returns the request that Bulk would join, or whose result it would
+// return; nil if it would start one.
+func (c *Client) FindBulk(ctx context.Context, r saga.BulkRequest) (*BulkRun, error) {
+	run := c.bulkRun(&r)
+	description, err := c.temporal.DescribeWorkflowExecution(ctx, run.WorkflowID, "")
+	var missing *serviceerror.NotFound
+	if errors.As(err, &missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, c.bulkFailed(run.WorkflowID, err)
+	}
+	info := description.GetWorkflowExecutionInfo()
+	run.RunID = info.GetExecution().GetRunId()
+	if r.Request == "" && info.GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		return nil, nil
+	}
+	return run, nil
+}
+
+// bulkRun names the workflow of a request.
+func (c *Client) bulkRun(r *saga.BulkRequest) *BulkRun {
+	name := r.Request
+	if name == "" {
+		name = r.Identity
+	}
+	return &BulkRun{WorkflowID: c.prefix.BulkID(name), client: c, identity: r.Identity}
 }
 
 // Progress returns how far the request is, with the items from an index on, and
