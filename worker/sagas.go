@@ -46,6 +46,7 @@ func (w *Worker) register(worker sdkworker.Registry) {
 	workflows.Register(worker)
 	worker.RegisterActivity(w.saga)
 	worker.RegisterActivity(w.gate)
+	worker.RegisterActivity(w.bulk)
 }
 
 // pollOptions say how the worker takes its work. What ends it goes to fatal.

@@ -26,6 +26,7 @@ import (
 	"github.com/capsaga/capsaga/internal/elastic"
 	"github.com/capsaga/capsaga/internal/kafka"
 	"github.com/capsaga/capsaga/internal/kafkapub"
+	"github.com/capsaga/capsaga/internal/listing"
 	"github.com/capsaga/capsaga/internal/notify"
 	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/internal/redis"
@@ -89,6 +90,7 @@ type Worker struct {
 	reader    *stream.Reader // nil without RoleStream
 	saga      *activities.Saga
 	gate      *activities.Gate
+	bulk      *activities.Bulk
 	client    *client.Client
 	telemetry *telemetry.Telemetry
 	health    *health
@@ -159,10 +161,14 @@ func (w *Worker) connect(ctx context.Context) error {
 		Notifier: hub, Observer: w.telemetry,
 	})
 	w.gate = &activities.Gate{Probers: probers, Parked: &parkedSagas{w.temporal, s.Temporal.Namespace, s.Prefix}}
-	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: hub})
+	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: hub, Ledger: w.db})
 	if err != nil {
 		return err
 	}
+	w.bulk = activities.NewBulk(activities.BulkDependencies{
+		Catalog: w.config.Catalog, Operator: w.client,
+		Finder: &listing.Lister{Ledger: w.db, Temporal: w.temporal, Prefix: s.Prefix},
+	})
 	w.health = &health{pings: map[string]func(context.Context) error{
 		"postgres": w.db.Ping, "redis": w.redis.Ping, "kafka": w.kafka.Ping, "elasticsearch": w.elastic.Ping,
 		"temporal": func(ctx context.Context) error {
