@@ -154,7 +154,7 @@ func (p *parkedSagas) Release(ctx context.Context, parked activities.ParkedSaga,
 func (w *Worker) probers() map[string]func(context.Context) error {
 	now := func() string { return strconv.FormatInt(time.Now().Unix(), 10) }
 	return map[string]func(context.Context) error{
-		"postgres":                 w.db.Ping,
+		"postgres":                 func(ctx context.Context) error { return commits(ctx, w.db) },
 		string(saga.Redis):         func(ctx context.Context) error { return w.redis.SetMark(ctx, gateMark, now()) },
 		string(saga.Elasticsearch): func(ctx context.Context) error { return w.elastic.SetMark(ctx, gateMark, now()) },
 		string(saga.Kafka):         func(ctx context.Context) error { return streamMoves(ctx, w.db, w.positions) },
@@ -163,6 +163,16 @@ func (w *Worker) probers() map[string]func(context.Context) error {
 
 // gateMark is the name of the mark that a probe writes.
 const gateMark = "gate"
+
+// commits returns nil when PostgreSQL is the primary and its epoch is known, as
+// each commit wants it.
+func commits(ctx context.Context, db *postgres.DB) error {
+	if err := db.Ping(ctx); err != nil {
+		return err
+	}
+	_, err := db.Epoch(ctx)
+	return err
+}
 
 // streamMoves returns nil when the stream to Kafka reaches the present end of the
 // WAL.
