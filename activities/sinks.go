@@ -29,7 +29,7 @@ type SinkOutput struct {
 // UpdateRedis brings the rows to Redis. It is idempotent by compare-and-set on
 // the version.
 func (a *Saga) UpdateRedis(ctx context.Context, in SinkInput) (SinkOutput, error) {
-	return a.sink(ctx, saga.StepRedis, in, func(ctx context.Context) (int, error) {
+	return a.sink(ctx, saga.StepRedis, func(ctx context.Context) (int, error) {
 		docs, err := a.documents(ctx, in)
 		if err != nil || len(docs) == 0 {
 			return 0, err
@@ -46,7 +46,7 @@ func (a *Saga) UpdateRedis(ctx context.Context, in SinkInput) (SinkOutput, error
 // IndexElasticsearch brings the rows to Elasticsearch. It is idempotent by
 // external versions.
 func (a *Saga) IndexElasticsearch(ctx context.Context, in SinkInput) (SinkOutput, error) {
-	return a.sink(ctx, saga.StepElasticsearch, in, func(ctx context.Context) (int, error) {
+	return a.sink(ctx, saga.StepElasticsearch, func(ctx context.Context) (int, error) {
 		docs, err := a.documents(ctx, in)
 		if err != nil || len(docs) == 0 {
 			return 0, err
@@ -63,13 +63,13 @@ func (a *Saga) IndexElasticsearch(ctx context.Context, in SinkInput) (SinkOutput
 // PublishKafka waits until the stream has brought the saga's events to Kafka. It
 // is idempotent, as it writes nothing: the stream publishes from the WAL.
 func (a *Saga) PublishKafka(ctx context.Context, in SinkInput) (SinkOutput, error) {
-	return a.sink(ctx, saga.StepKafka, in, func(ctx context.Context) (int, error) {
+	return a.sink(ctx, saga.StepKafka, func(ctx context.Context) (int, error) {
 		return 0, a.request(ctx, saga.StepKafka, func() error { return a.Positions.Wait(ctx, in.FlushLSN) })
 	})
 }
 
 // sink runs one attempt of a sink's step.
-func (a *Saga) sink(ctx context.Context, step saga.StepName, in SinkInput, effect func(ctx context.Context) (int, error)) (SinkOutput, error) {
+func (a *Saga) sink(ctx context.Context, step saga.StepName, effect func(ctx context.Context) (int, error)) (SinkOutput, error) {
 	info := activity.GetInfo(ctx)
 	out := SinkOutput{Attempt: int(info.Attempt)}
 	err := a.attempt(ctx, step, func(ctx context.Context) error {
