@@ -14,8 +14,15 @@ import (
 // second of a core, and more on a busy one.
 const deadlockTimeout = 5 * time.Second
 
+// sagasInMemory bounds how many open workflows a process keeps ready to go on, at
+// about 50 KB each. The others go on from their history: while a sink is away,
+// thousands wait for whom memory would only grow.
+const sagasInMemory = 1000
+
 // runSagas polls until ctx ends and then lets running activities finish.
 func (w *Worker) runSagas(ctx context.Context) error {
+	// The SDK has one such bound for the process.
+	sdkworker.SetStickyWorkflowCacheSize(sagasInMemory)
 	fatal := make(chan error, 1)
 	for {
 		worker := sdkworker.New(w.temporal, w.config.Systems.Prefix.TaskQueue(), w.pollOptions(fatal))
