@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -161,6 +162,9 @@ func (f *follower) left() error {
 // itemForm aligns rows that are printed before the next is known.
 const itemForm = "%-32s  %-12s  %-12s  %s\n"
 
+// maxNote keeps a row on few lines; show and -o json tell all.
+const maxNote = 100
+
 func (f *follower) print(p saga.BulkProgress) error {
 	f.silent = false
 	if len(p.Items) > 0 {
@@ -168,7 +172,9 @@ func (f *follower) print(p saga.BulkProgress) error {
 	}
 	for _, item := range p.Items {
 		f.items++
-		f.did[item.Did]++
+		if item.Error == nil {
+			f.did[item.Did]++
+		}
 		if err := f.printItem(item); err != nil {
 			return fmt.Errorf("print the results: %w", err)
 		}
@@ -199,7 +205,7 @@ func (f *follower) printItem(item saga.BulkItem) error {
 	if item.Error != nil && did == "" {
 		did = "failed"
 	}
-	row := fmt.Sprintf(itemForm, printable(item.SagaID), did, dash(string(item.Status)), printable(note))
+	row := fmt.Sprintf(itemForm, printable(item.SagaID), did, dash(string(item.Status)), shorten(printable(note), maxNote))
 	_, err := io.WriteString(f.out, strings.TrimRight(row, " \n")+"\n")
 	return err
 }
@@ -225,13 +231,17 @@ func (f *follower) end(p saga.BulkProgress) error {
 }
 
 func (f *follower) summary(p saga.BulkProgress) string {
-	parts := []string{fmt.Sprintf("%s failed", thousands(p.Failed))}
-	for did, n := range f.did {
-		if did != "" {
-			parts = append(parts, fmt.Sprintf("%s %s", thousands(n), did))
+	var parts []string
+	for _, did := range slices.Sorted(maps.Keys(f.did)) {
+		text := string(did)
+		if did == saga.DidNothing {
+			text = "with nothing to do"
 		}
+		parts = append(parts, fmt.Sprintf("%s %s", thousands(f.did[did]), text))
 	}
-	slices.Sort(parts)
+	if p.Failed > 0 || len(parts) == 0 {
+		parts = append(parts, thousands(p.Failed)+" failed")
+	}
 	text := fmt.Sprintf("%s in %s: %s", sagasOf(p.Done), brief(time.Since(f.began)), strings.Join(parts, ", "))
 	if p.Unnamed > 0 {
 		text += fmt.Sprintf("; %s are not named, as there are too many", thousands(p.Unnamed))

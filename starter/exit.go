@@ -48,7 +48,9 @@ func report(stderr io.Writer, err error) int {
 		return statusDone
 	}
 	for line := range strings.Lines(err.Error()) {
-		_, _ = fmt.Fprintf(stderr, "capsaga: %s\n", printable(strings.TrimRight(line, "\n")))
+		// What Capsaga itself refuses names it already.
+		line = strings.TrimPrefix(strings.TrimRight(line, "\n"), "capsaga: ")
+		_, _ = fmt.Fprintf(stderr, "capsaga: %s\n", printable(line))
 	}
 	var exit *exitError
 	if errors.As(err, &exit) {

@@ -271,23 +271,24 @@ func (a *app) writeAnswer(answer saga.Answer) error {
 		encoder.SetEscapeHTML(false)
 		return encoder.Encode(answer)
 	}
-	text := string(answer.Did)
-	if answer.Did == saga.DidNothing {
-		text = "nothing to do"
-	}
-	if answer.Note != "" {
-		text += ": " + answer.Note
-	}
-	if _, err := fmt.Fprintf(a.stdout, "%s: %s\n", printable(answer.SagaID), printable(text)); err != nil {
-		return err
-	}
-	if answer.Status == "" {
-		return nil
-	}
-	if _, err := fmt.Fprintf(a.stdout, "status %s\n", answer.Status); err != nil {
+	if _, err := fmt.Fprintf(a.stdout, "%s: %s\n", printable(answer.SagaID), printable(answered(&answer))); err != nil {
 		return err
 	}
 	return a.writeSteps(answer.Steps, time.Now())
+}
+
+// answered says in a line what a request did, and where the saga stands now.
+func answered(answer *saga.Answer) string {
+	did := string(answer.Did)
+	switch {
+	case answer.Did == saga.DidNothing:
+		return "nothing to do: " + answer.Note
+	case answer.Did == saga.DidCompensate && answer.Status != saga.Compensated:
+		did = "undo begun"
+	case answer.Did == saga.DidCompensate:
+		return did
+	}
+	return fmt.Sprintf("%s, and now %s", did, answer.Status)
 }
 
 // dryRun prints what would be done to each saga.

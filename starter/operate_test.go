@@ -160,7 +160,7 @@ func TestARequestIsFollowedToItsEnd(t *testing.T) {
 		"a                                 retried       completed",
 		"b                                 failed        pending       not_parked: it is pending",
 		"c                                 nothing       completed     it has ended: completed")
-	assert.Regexp(t, `^3 sagas in .*: 1 failed, 1 nothing, 1 retried\n$`, stderr)
+	assert.Regexp(t, `^3 sagas in .*: 1 with nothing to do, 1 retried, 1 failed\n$`, stderr)
 	var exit *exitError
 	require.ErrorAs(t, err, &exit)
 	assert.Equal(t, statusSome, exit.status)

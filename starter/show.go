@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -200,7 +201,7 @@ func (a *app) writeShown(s shown, c config.Config, now time.Time) error {
 		link = "set " + config.TemporalUIURL + " for a link"
 	}
 	t.row("Temporal UI", link)
-	if s.Error != nil {
+	if s.Error != nil && !isStepError(&s.Outcome) {
 		t.row("error", problem(saga.Outcome{Error: s.Error}))
 	}
 	if err := t.flush(); err != nil {
@@ -210,7 +211,7 @@ func (a *app) writeShown(s shown, c config.Config, now time.Time) error {
 		return err
 	}
 	for _, p := range s.Pending {
-		_, _ = fmt.Fprintf(a.stdout, "%s\n", printable(p.describe(now))) // what fails here fails below, too
+		_, _ = fmt.Fprintf(a.stdout, "\n%s\n", printable(p.describe(now))) // what fails here fails below, too
 	}
 	if err := a.writeConflicts(s.Conflicts); err != nil {
 		return err
@@ -239,15 +240,32 @@ func (a *app) writeSteps(steps []saga.Step, now time.Time) error {
 	}
 	_, _ = fmt.Fprintln(a.stdout) // what fails here fails in flush, too
 	t := newTable(a.stdout, "STEP", "STATE", "BEGAN", "ATTEMPTS", "DURATION", "LAST ERROR")
+	var failures strings.Builder
 	for _, step := range steps {
-		failure := ""
+		class := ""
 		if step.Error != nil {
-			failure = step.Error.Message
+			class = string(cmp.Or(step.Error.Class, saga.Class(step.Error.Code)))
+			// Too long for a column.
+			fmt.Fprintf(&failures, "\n%s, %s: %s\n", step.Name, step.Error.Code, printable(step.Error.Message))
 		}
 		t.row(string(step.Name), string(step.State), clock(step.StartedAt, now), strconv.Itoa(step.Attempts),
-			brief(time.Duration(step.Duration)), dash(failure))
+			brief(time.Duration(step.Duration)), dash(class))
 	}
-	return t.flush()
+	if err := t.flush(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(a.stdout, failures.String())
+	return err
+}
+
+// isStepError reports whether a saga's error is told with one of its steps.
+func isStepError(o *saga.Outcome) bool {
+	for _, step := range o.Steps {
+		if step.Error != nil && *step.Error == *o.Error {
+			return true
+		}
+	}
+	return false
 }
 
 // writeNext says what the reader can do about a saga that has not completed.

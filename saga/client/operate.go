@@ -81,6 +81,12 @@ func (c *Client) Operate(ctx context.Context, sagaID, request string, op saga.Op
 	case saga.ActionSkip:
 		a.Did = saga.DidSkip
 		a.Outcome, err = c.Skip(ctx, sagaID, request, saga.SkipInput{Step: op.Step, Reason: op.Reason})
+		if err == nil && !WaitVisible.reached(&a.Outcome) {
+			// The skip stands, whether or not the rest is done in time.
+			if o, err := c.Wait(ctx, sagaID, WaitVisible); err == nil {
+				a.Outcome = o
+			}
+		}
 	case saga.ActionCompensate:
 		a.Did = saga.DidCompensate
 		a.Outcome, err = c.Compensate(ctx, sagaID, request)
