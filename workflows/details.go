@@ -24,7 +24,7 @@ func (s *story) settle(ctx workflow.Context) {
 	}
 	s.describe(ctx)
 	undoing := s.phase == saga.Compensating && s.published != s.outcome.Status
-	if undoing || !slices.Equal(s.blocked, s.blockedOn()) {
+	if undoing || s.class != s.errorClass() || !slices.Equal(s.blocked, s.blockedOn()) {
 		if err := s.publish(ctx); err != nil {
 			workflow.GetLogger(ctx).Error("search attributes not set", "error", err)
 		}
@@ -43,6 +43,17 @@ func (s *story) blockedOn() []string {
 	return systems
 }
 
+// errorClass is that of the parked steps. One that waits for a system goes before
+// one that was refused: by this class the system's gate finds the saga.
+func (s *story) errorClass() (class saga.Class) {
+	for _, t := range s.parkedSteps() {
+		if class == "" || class == saga.Rejected {
+			class = t.state.Error.Class
+		}
+	}
+	return class
+}
+
 // publish sets the search attributes. Each call is an event in the history and a
 // write of Temporal's visibility, so a saga without trouble does it once.
 func (s *story) publish(ctx workflow.Context) error {
@@ -57,13 +68,16 @@ func (s *story) publish(ctx workflow.Context) error {
 	case len(s.blocked) > 0:
 		updates = append(updates, attribute.BlockedOn.ValueUnset())
 	}
+	class := s.errorClass()
 	switch {
+	case class != "":
+		updates = append(updates, attribute.ErrorClass.ValueSet(string(class)))
 	case s.outcome.Error != nil:
 		updates = append(updates, attribute.ErrorClass.ValueSet(string(s.outcome.Error.Class)))
-	case len(s.blocked) > 0:
+	case s.class != "":
 		updates = append(updates, attribute.ErrorClass.ValueUnset())
 	}
-	s.blocked, s.published = blocked, s.outcome.Status
+	s.blocked, s.class, s.published = blocked, class, s.outcome.Status
 	return workflow.UpsertTypedSearchAttributes(ctx, updates...)
 }
 

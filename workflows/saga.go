@@ -82,6 +82,7 @@ type story struct {
 	awaitingCommit int            // callers that wait for the commit
 	published      saga.Status    // in the search attributes
 	blocked        []string       // the systems that the search attributes name
+	class          saga.Class     // of what blocks it, likewise
 	unrecorded     bool
 	recording      bool
 }

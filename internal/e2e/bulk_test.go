@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/capsaga/capsaga/internal/stacktest"
+)
+
+// 2,000 sagas are parked and replayed by one command, whose program is killed
+// half-way and run again: each is tried once, and all complete.
+func TestReplayOfManyParkedSagas(t *testing.T) {
+	const parked = 2000
+	w := newClashingWorld(t)
+	w.startWorker()
+	w.exec("INSERT INTO products (id, title, genre) SELECT i, 'film ' || i, 'Drama' FROM generate_series(0, $1 - 1) i", parked)
+	began := time.Now()
+	w.writeMany("many", parked)
+	waiting := func(want int) error {
+		if n := value[int](w, "SELECT count(*) FROM capsaga.saga WHERE status = 'parked'"); n != want {
+			return fmt.Errorf("%d sagas are parked in the ledger", n)
+		}
+		return nil
+	}
+	stacktest.Eventually(t, 3*time.Minute, func() error { return waiting(parked) })
+	t.Logf("%d sagas are parked after %s", parked, time.Since(began).Round(time.Second))
+	w.allowGenre()
+
+	args := []string{"replay", "--status", "parked", "--blocked-on", "elasticsearch", "--yes", "-o", "json"}
+	began = time.Now()
+	var said bytes.Buffer
+	command := exec.Command(program(t, programCLI), args...)
+	command.Env, command.Stderr = w.environ(), &said
+	require.NoError(t, command.Start())
+	stacktest.Eventually(t, 3*time.Minute, func() error {
+		if n := value[int](w, "SELECT count(*) FROM capsaga.saga WHERE status = 'completed'"); n < parked/4 {
+			return fmt.Errorf("%d sagas are completed; the command says %s", n, said.String())
+		}
+		return nil
+	})
+	require.NoError(t, command.Process.Kill())
+	_ = command.Wait()
+	require.Error(t, waiting(0), "the command was done before it was killed")
+
+	r := w.capsaga("", args...)
+	require.Zero(t, r.status, "%s", r.stderr)
+	stacktest.Eventually(t, 3*time.Minute, func() error { return w.open(0) })
+	t.Logf("all are replayed after %s", time.Since(began).Round(time.Second))
+	require.Equal(t, parked, value[int](w, "SELECT count(*) FROM capsaga.saga WHERE status = 'completed'"))
+	require.Equal(t, parked, value[int](w, `SELECT count(*) FROM capsaga.saga, json_array_elements(outcome->'steps') step
+		WHERE step->>'name' = 'elasticsearch' AND (step->>'attempts')::int = 2`), "sagas that were tried just once more")
+	w.requireAgree()
+
+	// There is nothing left to do twice.
+	r = w.capsaga("", args...)
+	require.Zero(t, r.status, "%s%s", r.stdout, r.stderr)
+}
