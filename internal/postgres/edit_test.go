@@ -2,13 +2,16 @@ package postgres_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/capsaga/capsaga/internal/postgres"
+	"github.com/capsaga/capsaga/internal/stacktest"
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -174,5 +177,28 @@ func TestChangesAtOnceHappenOnce(t *testing.T) {
 			assert.Equal(t, versions[0], version)
 		}
 		assert.Equal(t, round.want, f.text("SELECT stock::text FROM product"))
+	}
+}
+
+// The changes of a saga that asked for the replica wait for it too: what it shows
+// is never older than what they reported.
+func TestChangesWaitForTheReplicaToo(t *testing.T) {
+	f := setup(t)
+	base := stacktest.PortBase(t)
+	replica, err := pgxpool.New(t.Context(), strings.Replace(f.url, fmt.Sprint(":", base+432), fmt.Sprint(":", base+433), 1))
+	require.NoError(t, err)
+	t.Cleanup(replica.Close)
+	title := func(id int) (title string) {
+		require.NoError(t, replica.QueryRow(t.Context(), "SELECT coalesce((SELECT title FROM product WHERE id = $1), '')", id).Scan(&title))
+		return title
+	}
+	for id := range 20 {
+		name := fmt.Sprint("s", id)
+		f.committed(fmt.Sprintf(`{"saga_id":%q,"consistency":"cp","mutations":[{"entity":"products","op":"insert","row":{"id":%d,"title":"one"}}]}`, name, id))
+		assert.Equal(t, "one", title(id))
+		f.edited(name, "e", fmt.Sprintf(`{"entity":"products","op":"patch","key":{"id":%d},"set":{"title":"two"}}`, id))
+		assert.Equal(t, "two", title(id))
+		f.undone(name)
+		assert.Empty(t, title(id))
 	}
 }

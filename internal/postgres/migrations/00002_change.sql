@@ -16,7 +16,8 @@ UPDATE capsaga.saga SET entities = ARRAY(SELECT DISTINCT m->>'entity' FROM json_
 DROP INDEX capsaga.saga_open;
 CREATE INDEX saga_status ON capsaga.saga (status, created_at, id);
 CREATE INDEX saga_error ON capsaga.saga (error_class, created_at, id) WHERE error_class IS NOT NULL;
-CREATE INDEX saga_entities ON capsaga.saga USING gin (entities) WITH (fastupdate = off);
+-- Its short list of entries to come costs a commit a third of what the tree would.
+CREATE INDEX saga_entities ON capsaga.saga USING gin (entities) WITH (gin_pending_list_limit = 256);
 CREATE INDEX saga_unlabelled ON capsaga.saga (id) WHERE entities IS NULL;
 
 -- What was done to a saga's rows after its commit, each in one transaction with
