@@ -50,7 +50,7 @@ const (
 	DefaultItemTimeout = 30 * time.Second
 	// BulkPage is how many sagas one activity deals with, and bulkConcurrency how
 	// many at once: an operator's request must not crowd out new sagas.
-	BulkPage        = 100
+	BulkPage        = 50
 	bulkConcurrency = 8
 	// BulkHeartbeat is after how long without a sign another worker takes a page
 	// over.

@@ -149,7 +149,7 @@ func TestBulkGoesOnAsANewRun(t *testing.T) {
 		require.Less(t, len(next.Input.GetPayloads()[0].GetData()), 2<<20)
 		require.NoError(t, converter.GetDefaultDataConverter().FromPayloads(next.Input, &request))
 	}
-	require.Equal(t, 2, runs)
+	require.Equal(t, 3, runs)
 	require.Len(t, acted, sagas)
 	require.Equal(t, sagas, p.Done)
 	require.Len(t, p.Items, saga.MaxBulkItems+saga.MaxBulkFailures)
