@@ -253,6 +253,9 @@ func (a *app) operateOne(ctx context.Context, c config.Config, o *operation, r s
 		}
 	}
 	answer, err := sagas.Operate(ctx, r.IDs[0], r.Request, op)
+	if hasCode(err, saga.CodeStillRunning) {
+		return fmt.Errorf("%s: no answer within %s; what was asked for goes on: see `%s`", r.IDs[0], o.timeout, commandLine("show", r.IDs[0]))
+	}
 	if err != nil {
 		return withSchemaHint(err)
 	}

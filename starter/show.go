@@ -128,7 +128,9 @@ func ask(ctx context.Context, temporal sdkclient.Client, c config.Config, sagaID
 		s.WorkflowID, s.RunID = saga.WorkflowID(sagaID), info.GetExecution().GetRunId()
 		s.URL = workflowURL(c, s.WorkflowID, s.RunID)
 		s.Workflow = listing.StateOf(info.GetStatus())
-		s.Pending = attempts(described.GetPendingActivities())
+		if s.Workflow == listing.Running || s.Workflow == listing.Paused {
+			s.Pending = attempts(described.GetPendingActivities())
+		}
 	}
 	s.Outcome, err = sagas.Status(ctx, sagaID)
 	if err == nil {
@@ -303,13 +305,16 @@ func nextCommands(s *shown) []next {
 
 // explanation says what a saga waits for, or why it waits for nothing.
 func explanation(s *shown, prefix saga.Prefix) string {
-	listed := listing.Saga{Workflow: s.Workflow}
+	listed, stands := listing.Saga{Workflow: s.Workflow}, "What it had committed stands."
+	if s.Version == 0 {
+		stands = "It had not committed, as far as is known."
+	}
 	switch {
 	case s.Status.Final():
 	case s.Workflow == listing.Gone:
-		return "Temporal does not know its workflow any more, so nothing works on it. What it had committed stands."
+		return "Temporal does not know its workflow any more, so nothing works on it. " + stands
 	case listed.Stopped():
-		return fmt.Sprintf("Its workflow was stopped from outside (%s), so nothing works on it. What it had committed stands.", s.Workflow)
+		return fmt.Sprintf("Its workflow was stopped from outside (%s), so nothing works on it. %s", s.Workflow, stands)
 	case s.Workflow == listing.Paused:
 		return "Its workflow is paused in Temporal: unpause it there."
 	}

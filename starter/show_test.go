@@ -115,8 +115,8 @@ func TestASagaThatWasStopped(t *testing.T) {
 
 func TestAnAttempt(t *testing.T) {
 	for want, p := range map[string]attempt{
-		"redis: attempt 2 is under way for 4s": {Step: "redis", Attempt: 2, StartedAt: night.Add(-4 * time.Second)},
-		"Ship: attempt 1 waits for a worker":   {Activity: "Ship", Attempt: 1},
+		"redis: attempt 2 is under way for 4s":          {Step: "redis", Attempt: 2, StartedAt: night.Add(-4 * time.Second)},
+		"Ship: attempt 1 waits for a worker to take it": {Activity: "Ship", Attempt: 1},
 		"kafka: attempt 9 is paused in Temporal: unpause the activity there; the last one failed: away": {
 			Step: "kafka", Attempt: 9, Paused: true, LastFailure: "away",
 		},

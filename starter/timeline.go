@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -96,7 +97,7 @@ func (p *attempt) describe(now time.Time) string {
 	case p.NextAt.After(now):
 		fmt.Fprintf(&b, "begins in %s", roundly(p.NextAt.Sub(now)))
 	default:
-		b.WriteString("waits for a worker")
+		b.WriteString("waits for a worker to take it")
 	}
 	if p.LastFailure != "" {
 		b.WriteString("; the last one failed")
@@ -148,7 +149,7 @@ func conflictRows(c saga.Conflict) [][4]string {
 	seen := map[string]bool{}
 	for _, name := range append(append(theirOrder, beforeOrder...), ourOrder...) {
 		_, touched := ours[name]
-		if seen[name] || !touched && theirs[name] == before[name] {
+		if seen[name] || !touched && orNull(theirs[name]) == orNull(before[name]) {
 			continue
 		}
 		seen[name] = true
@@ -156,6 +157,9 @@ func conflictRows(c saga.Conflict) [][4]string {
 	}
 	return rows
 }
+
+// orNull is what a column is worth in a row that is not there.
+func orNull(text string) string { return cmp.Or(text, "null") }
 
 // orNoRow tells a row that is not there from a column that it lacks.
 func orNoRow(columns map[string]string, name string) string {
