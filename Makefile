@@ -41,6 +41,10 @@ down: ## Stop the demo's worker and stack; the data stays
 test: build ## Run all tests on a stack of their own
 	RACED="$(RACED)" .ci/with-stack .ci/tests
 
+.PHONY: soak
+soak: build ## Run the long forms of the fault tests: outages of two minutes under 5,000 writes
+	CAPSAGA_SOAK=1 .ci/with-stack go test -p 1 -count=1 -timeout 60m -v -run 'TestPausedSinks' ./internal/e2e
+
 .PHONY: bench
 bench: build ## Measure: the benchmarks of all packages, on the tests' stack
 	@echo "Benchmarks on $$(nproc) cores, $$(go env GOOS)/$$(go env GOARCH), $$(go env GOVERSION), revision $$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
