@@ -199,7 +199,7 @@ func TestSinkThatStaysAwayParks(t *testing.T) {
 
 	require.Equal(t, []string{w.SagaID}, s.find(t, "SagaStatus = 'parked' AND SagaBlockedOn = 'elasticsearch' AND SagaErrorClass = 'unavailable' AND SagaKeys = 'products/42'", 1))
 	details := s.details(t, w.SagaID)
-	require.Contains(t, details, "elasticsearch is parked")
+	require.Contains(t, details, "**elasticsearch** is parked")
 	require.Contains(t, details, "capsaga show")
 
 	mu.Lock()

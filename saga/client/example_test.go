@@ -139,3 +139,72 @@ func ExampleClient_Status() {
 	// true products 42
 	// unknown_saga
 }
+
+// Replay drives a saga on, whatever happened to it: here its workflow was
+// terminated from outside.
+func ExampleClient_Replay() {
+	temporal, prefix, stop := exampleWorker()
+	defer stop()
+	sagas, err := client.New(client.Options{Temporal: temporal, Prefix: prefix})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+
+	write := exampleWrite("order-1005", `"Lamp"`)
+	write.BeforeSteps = []saga.Task{{Name: "reserve", TaskQueue: "away", Activity: "Reserve", Compensation: "Release"}}
+	if err := sagas.Start(ctx, write); err != nil {
+		log.Fatal(err)
+	}
+	if err := temporal.TerminateWorkflow(ctx, saga.WorkflowID(write.SagaID), "", "by hand"); err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		answer, err := sagas.Replay(ctx, write.SagaID, "", "") // without a level, it does not wait
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s: %q\n", answer.Did, answer.Note)
+	}
+	_ = temporal.TerminateWorkflow(ctx, saga.WorkflowID(write.SagaID), "", "the example is over")
+	// Output:
+	// started: ""
+	// nothing: "it runs, and goes on by itself"
+}
+
+// Bulk does one operation on many sagas and goes on without its caller.
+func ExampleClient_Bulk() {
+	temporal, prefix, stop := exampleWorker()
+	defer stop()
+	sagas, err := client.New(client.Options{Temporal: temporal, Prefix: prefix})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+
+	request := saga.BulkRequest{
+		Request: exampleID("night-shift"), Identity: "replay what redis blocks",
+		Operation: saga.Operation{Action: saga.ActionReplay},
+		Filter:    saga.Filter{Statuses: []saga.Status{saga.Parked}, BlockedOn: "redis"},
+	}
+	run, err := sagas.Bulk(ctx, request)
+	if err != nil {
+		log.Fatal(err)
+	}
+	again, err := sagas.Bulk(ctx, request)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("one request:", run.RunID == again.RunID)
+	progress, err := run.Progress(ctx, 0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(progress.Done, "done", progress.Failed, "failed")
+	_ = temporal.TerminateWorkflow(ctx, run.WorkflowID, "", "the example is over")
+	// Output:
+	// one request: true
+	// 0 done 0 failed
+}
