@@ -308,7 +308,8 @@ func TestRerun(t *testing.T) {
 		require.NoError(t, err)
 		s.RegisterActivity(s.systems.Activities(nil))
 		prepare(s)
-		return s, v, s.play(w)
+		o := s.play(w)
+		return s, v, o
 	}
 	recordedAs := func(s *stage, w saga.Write, status saga.Status, steps ...saga.Step) {
 		o, err := s.systems.Recall(t.Context(), w.SagaID)
