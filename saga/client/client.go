@@ -186,8 +186,9 @@ func (c *Client) Status(ctx context.Context, sagaID string) (saga.Outcome, error
 	if err != nil {
 		return saga.Outcome{}, c.failed(ctx, sagaID, err)
 	}
-	// A closed workflow answers without a worker.
-	if description.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+	switch description.GetWorkflowExecutionInfo().GetStatus() {
+	case enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, enumspb.WORKFLOW_EXECUTION_STATUS_PAUSED:
+	default: // a closed workflow answers without a worker
 		return c.result(ctx, sagaID, "")
 	}
 	value, err := c.temporal.QueryWorkflow(ctx, id, "", saga.QueryState)
