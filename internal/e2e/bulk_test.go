@@ -17,7 +17,7 @@ import (
 func TestReplayOfManyParkedSagas(t *testing.T) {
 	const parked = 2000
 	w := newClashingWorld(t)
-	w.startWorker()
+	p := w.startWorker()
 	w.exec("INSERT INTO products (id, title, genre) SELECT i, 'film ' || i, 'Drama' FROM generate_series(0, $1 - 1) i", parked)
 	began := time.Now()
 	w.writeMany("many", parked)
@@ -29,6 +29,11 @@ func TestReplayOfManyParkedSagas(t *testing.T) {
 	}
 	stacktest.Eventually(t, 3*time.Minute, func() error { return waiting(parked) })
 	t.Logf("%d sagas are parked after %s", parked, time.Since(began).Round(time.Second))
+	idle := p.cpuSeconds()
+	time.Sleep(5 * time.Second) // what is measured is a length of time
+	idle = p.cpuSeconds() - idle
+	t.Logf("while they wait the worker uses %.0f ms of a core in 5 s", 1000*idle)
+	require.Less(t, idle, 0.5, "seconds of a core that waiting costs in 5 s")
 	w.allowGenre()
 
 	args := []string{"replay", "--status", "parked", "--blocked-on", "elasticsearch", "--yes", "-o", "json"}

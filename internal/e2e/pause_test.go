@@ -149,3 +149,19 @@ func (p *worker) residentMB() int {
 	require.Fail(p.t, "no VmRSS in the status")
 	return 0
 }
+
+// cpuSeconds is the time that the worker has computed so far.
+func (p *worker) cpuSeconds() float64 {
+	p.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid()))
+	require.NoError(p.t, err)
+	_, after, _ := strings.Cut(string(stat), ") ") // the program's name may hold spaces
+	fields := strings.Fields(after)
+	ticks := 0
+	for _, field := range fields[11:13] { // utime and stime
+		n, err := strconv.Atoi(field)
+		require.NoError(p.t, err)
+		ticks += n
+	}
+	return float64(ticks) / 100 // Linux tells them in hundredths of a second
+}
