@@ -41,7 +41,10 @@ type CommitOutput struct {
 	Policies map[saga.Sink]saga.Policy `json:"policies,omitempty"`
 	// Recorded is where an earlier workflow of the saga had got to.
 	Recorded *saga.Outcome `json:"recorded,omitempty"`
-	Attempt  int           `json:"attempt"`
+	// Rerun is true when another run of the workflow has committed: it may have gone
+	// further than it recorded.
+	Rerun   bool `json:"rerun,omitempty"`
+	Attempt int  `json:"attempt"`
 }
 
 // Commit writes the saga's rows and its ledger entry in one transaction. It is
@@ -79,7 +82,7 @@ func (a *Saga) commit(ctx context.Context, in CommitInput) (CommitOutput, error)
 	out := CommitOutput{
 		Status: r.Status, Error: r.Error, WorkflowID: r.WorkflowID, Content: r.Content,
 		Version: r.Version, Confirmed: r.Confirmed, CommittedAt: r.CommittedAt, FlushLSN: r.FlushLSN,
-		Owned: r.Owned, Recorded: r.Recorded, Attempt: int(info.Attempt),
+		Owned: r.Owned, Recorded: r.Recorded, Rerun: r.RunID != info.WorkflowExecution.RunID, Attempt: int(info.Attempt),
 	}
 	a.route(&out, w.Policy)
 	if out.Status == saga.Committed {

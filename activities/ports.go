@@ -20,10 +20,13 @@ type CommitRequest struct {
 
 // CommitResult is what became of a commit, now or by an earlier attempt.
 type CommitResult struct {
-	Status      saga.Status     // committed, rejected, cancelled, or failed (other content)
-	Error       *saga.ErrorInfo // for rejected and failed
-	WorkflowID  string          // of the workflow that the ledger names
-	Content     string
+	Status     saga.Status     // committed, rejected, cancelled, or failed (other content)
+	Error      *saga.ErrorInfo // for rejected and failed
+	WorkflowID string          // of the workflow that the ledger names
+	RunID      string          // of its run that committed
+	Content    string
+	// Version is that of the rows as Owned has them: the commit's own, or that of the
+	// last edit of a saga that had committed before.
 	Version     saga.Version
 	Confirmed   saga.Confirmation
 	CommittedAt time.Time

@@ -25,7 +25,7 @@ func Commands(o *Outcome) []Command {
 		}
 		return commands
 	}
-	undoing, refused := o.Step(StepUndo) != nil, false
+	undoing, refused := o.Undoing(), false
 	for _, step := range o.Steps {
 		if step.State != StepParked || step.Error == nil {
 			continue

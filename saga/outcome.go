@@ -130,6 +130,17 @@ func (o *Outcome) Step(name StepName) *Step {
 	return nil
 }
 
+// Undoing reports whether the saga is being undone, or was. A saga that is parked
+// meanwhile says so by its steps alone.
+func (o *Outcome) Undoing() bool {
+	for i := range o.Steps {
+		if o.Steps[i].Name.Undoes() {
+			return true
+		}
+	}
+	return o.Status == Compensating || o.Status == Compensated
+}
+
 // Owned is a row that a saga changed and brings to its sinks.
 type Owned struct {
 	Entity string `json:"entity"`

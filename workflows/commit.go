@@ -18,9 +18,6 @@ import (
 // answer may have happened.
 func (s *story) commit(ctx, detached workflow.Context) (final saga.Status) {
 	t := s.commitStep
-	if ctx.Err() != nil && !s.rerun { // cancelled before anything was tried
-		return s.refuse(saga.Cancelled, nil)
-	}
 	began := workflow.Now(ctx)
 	t.state.State, t.state.StartedAt = saga.StepRunning, began
 	in := s.commitInput(ctx)
@@ -30,8 +27,10 @@ func (s *story) commit(ctx, detached workflow.Context) (final saga.Status) {
 		quick = quickCommitCP
 	}
 	attempts := 1
-	err := workflow.ExecuteLocalActivity(quickly(detached, quick), effects.Commit, in).Get(detached, &out)
-	if err != nil {
+	var err error
+	if ctx.Err() != nil && !s.rerun { // cancelled before this run tried anything; an earlier one may have committed
+		out, err = s.cancelCommit(detached, in)
+	} else if err = workflow.ExecuteLocalActivity(quickly(detached, quick), effects.Commit, in).Get(detached, &out); err != nil {
 		t.retrying(detached, failureOf(t.state.Name, err))
 		out, err = s.commitPatiently(ctx, detached, in)
 		attempts += out.Attempt
@@ -65,6 +64,9 @@ func (s *story) committed(ctx workflow.Context, out activities.CommitOutput, too
 	}
 	for i := range s.write.AfterSteps {
 		s.after = append(s.after, s.newTask(&s.write.AfterSteps[i]))
+	}
+	if out.Recorded == nil && out.Rerun {
+		out.Recorded = &saga.Outcome{} // it had come to nothing that it recorded
 	}
 	if out.Recorded != nil {
 		if final := s.resume(out.Recorded); final != "" {

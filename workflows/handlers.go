@@ -210,18 +210,22 @@ func (s *story) mayEdit(in saga.EditInput) error {
 func (s *story) edit(ctx workflow.Context, in saga.EditInput) (saga.Outcome, error) {
 	trace := s.commitInput(ctx)
 	var out activities.ChangeOutput
+	s.editing++
 	err := s.persist(ctx, effects.Edit, activities.ChangeInput{
 		SagaID: s.write.SagaID, RequestID: workflow.GetCurrentUpdateInfo(ctx).ID, Mutations: in.Mutations,
 		TraceParent: trace.TraceParent, TraceState: trace.TraceState,
 	}, &out, "edit")
+	s.editing--
 	if err != nil {
 		e := failureOf("edit", err).Error
 		return s.snapshot(), refusal(e.Code, "%s", e.Message)
 	}
-	if s.undoing != nil || s.closing {
-		return s.snapshot(), nil // the undo takes the edit back as well; at the end, the sinks have it already
+	if s.undoing != nil {
+		return s.snapshot(), nil // the undo takes the edit back as well
 	}
-	s.takeEdit(ctx, out)
+	if out.Version > s.pivot.Version { // else a later edit has been taken over, with this one's rows in it
+		s.takeEdit(ctx, out)
+	}
 	err = workflow.Await(ctx, s.atRest)
 	return s.snapshot(), err
 }

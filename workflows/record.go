@@ -83,15 +83,28 @@ func (s *story) recall(ctx workflow.Context) saga.Status {
 }
 
 // resume takes over what an earlier workflow of this saga had recorded: it skips
-// what was done, and goes on with an undo that had begun. It reports false when
+// what was done, and goes on with an undo that had begun. It returns a status when
 // the saga has ended.
 func (s *story) resume(known *saga.Outcome) (final saga.Status) {
 	s.rerun = true
-	s.outcome.Version, s.outcome.Token, s.outcome.ETags = known.Version, known.Token, known.ETags
-	for _, t := range append(append([]*step{}, s.sinks...), s.after...) {
-		if was := known.Step(t.state.Name); was != nil && was.State.Over() {
+	// The last edit may have come after the last record. Then what the sinks had got
+	// until then is not what they are to have.
+	current := known.Version >= s.outcome.Version
+	if current {
+		s.outcome.Version, s.outcome.Token, s.outcome.ETags = known.Version, known.Token, known.ETags
+	}
+	for _, t := range s.sinks {
+		if was := known.Step(t.state.Name); was != nil && was.State.Over() && current {
 			t.state = *was
 		}
+	}
+	for _, t := range s.after {
+		was := known.Step(t.state.Name)
+		if was != nil && was.State.Over() {
+			t.state = *was
+		}
+		// Unless the saga had turned by then, a step may have begun after the record.
+		t.began = !known.Undoing() || was != nil && was.State != saga.StepPending
 	}
 	switch {
 	case known.Status.Final():
@@ -102,7 +115,7 @@ func (s *story) resume(known *saga.Outcome) (final saga.Status) {
 			}
 		}
 		return known.Status
-	case known.Status == saga.Compensating || known.Step(saga.StepUndo) != nil:
+	case known.Undoing():
 		s.undo(undoReason{by: "an earlier run", known: known})
 	}
 	return ""

@@ -76,7 +76,8 @@ type story struct {
 	reason         *saga.ErrorInfo // why the saga ends as it does
 	closing        bool
 	cancelPending  workflow.CancelFunc
-	round          int            // counts the edits
+	round          int            // counts the edits that were taken over
+	editing        int            // edits under way
 	retries        int            // how often an operator asked to try again
 	releases       map[string]int // how often the gate of a system let the saga go
 	awaitingCommit int            // callers that wait for the commit
@@ -127,7 +128,7 @@ func (s *story) run(ctx workflow.Context) (saga.Outcome, error) {
 		}
 		final = saga.Completed
 	}
-	if s.undoing != nil && s.outcome.Version != 0 {
+	if s.undoing != nil && s.phase == saga.Committed {
 		final = s.compensate(detached)
 	}
 	return s.close(detached, final)
@@ -175,6 +176,8 @@ func (s *story) forward(ctx workflow.Context) {
 		})
 		done := s.reach(phase, s.sinks) && s.runAfter(phase)
 		cancel()
+		// What an edit is changing in PostgreSQL the sinks do not have yet.
+		_ = workflow.Await(ctx, func() bool { return s.editing == 0 || s.undoing != nil })
 		if done && s.round == round {
 			return
 		}

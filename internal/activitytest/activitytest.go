@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -98,6 +99,11 @@ func (s *Systems) Commit(ctx context.Context, r activities.CommitRequest) (*acti
 			}}, nil
 		}
 		again := *known
+		for request, change := range s.changes {
+			if id, kind, _ := strings.Cut(request, " "); id == w.SagaID && kind != "undo" && change.Version > again.Version {
+				again.Version, again.Owned = change.Version, change.Owned
+			}
+		}
 		if o, ok := s.recorded[w.SagaID]; ok {
 			again.Recorded = &o
 		}
@@ -110,7 +116,7 @@ func (s *Systems) Commit(ctx context.Context, r activities.CommitRequest) (*acti
 }
 
 func (s *Systems) commit(r activities.CommitRequest) *activities.CommitResult {
-	result := &activities.CommitResult{Status: saga.Committed, WorkflowID: r.WorkflowID, Content: r.Write.Digest()}
+	result := &activities.CommitResult{Status: saga.Committed, WorkflowID: r.WorkflowID, RunID: r.RunID, Content: r.Write.Digest()}
 	if s.cancels[r.Write.SagaID] {
 		result.Status = saga.Cancelled
 		return result

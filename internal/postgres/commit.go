@@ -27,14 +27,17 @@ type CommitResult struct {
 	// WorkflowID is the workflow that the ledger names, which is another than the
 	// request's when an earlier one committed the saga.
 	WorkflowID  string            `json:"workflow_id"`
+	RunID       string            `json:"run_id"` // of its run that committed
 	Content     string            `json:"content"`
 	Version     saga.Version      `json:"version,omitempty"`
 	Confirmed   saga.Confirmation `json:"confirmed,omitempty"`
 	CommittedAt time.Time         `json:"committed_at,omitzero"`
 	// FlushLSN was read right after COMMIT: once the stream's confirmed position
 	// has reached it, Kafka has the saga's rows.
-	FlushLSN saga.LSN     `json:"flush_lsn,omitempty"`
-	Owned    []saga.Owned `json:"owned,omitempty"`
+	FlushLSN saga.LSN `json:"flush_lsn,omitempty"`
+	// Owned has the rows that the saga owns, as they are at Version: those of an
+	// earlier commit as the saga's last edit left them.
+	Owned []saga.Owned `json:"owned,omitempty"`
 	// Recorded is the outcome that the ledger has of a saga that had committed
 	// before.
 	Recorded *saga.Outcome `json:"recorded,omitempty"`
@@ -186,7 +189,7 @@ func (c *commit) close(ctx context.Context) (*CommitResult, error) {
 		return nil, err
 	}
 	return &CommitResult{
-		Status: saga.Committed, WorkflowID: c.request.WorkflowID, Content: c.digest, Version: saga.Version(version),
+		Status: saga.Committed, WorkflowID: c.request.WorkflowID, RunID: c.request.RunID, Content: c.digest, Version: saga.Version(version),
 		Confirmed: done.confirmed, CommittedAt: done.at, FlushLSN: done.flushed, Owned: c.owned,
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -22,15 +23,20 @@ func (c *commit) attach(ctx context.Context) (*CommitResult, error) {
 }
 
 // readLedger returns the recorded result of a saga, or a failed one when the
-// digest is not that of its write.
+// digest is not that of its write. Its rows are as the saga's last edit left them:
+// what an earlier edit or the commit itself told is not true any more.
 func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitResult, error) {
 	r := &CommitResult{Confirmed: saga.ConfirmedLocally}
 	var version *int64
 	var result, outcome *string
+	var undone bool
 	var position string
-	err := q.QueryRow(ctx, `SELECT workflow_id, content, status, version, result::text, outcome::text, created_at, pg_current_wal_flush_lsn()::text
-		FROM capsaga.saga WHERE id = $1`, sagaID).
-		Scan(&r.WorkflowID, &r.Content, &r.Status, &version, &result, &outcome, &r.CommittedAt, &position)
+	err := q.QueryRow(ctx, `SELECT s.workflow_id, s.run_id, s.content, s.status, coalesce(e.version, s.version), coalesce(e.result, s.result)::text, s.outcome::text,
+		       EXISTS (SELECT FROM capsaga.change u WHERE u.saga_id = s.id AND u.kind = 'undo'), s.created_at, pg_current_wal_flush_lsn()::text
+		FROM capsaga.saga s LEFT JOIN LATERAL (SELECT c.version, c.result FROM capsaga.change c
+		     WHERE c.saga_id = s.id AND c.kind = 'edit' ORDER BY c.version DESC LIMIT 1) e ON true
+		WHERE s.id = $1`, sagaID).
+		Scan(&r.WorkflowID, &r.RunID, &r.Content, &r.Status, &version, &result, &outcome, &undone, &r.CommittedAt, &position)
 	if err != nil {
 		return nil, err
 	}
@@ -54,11 +60,11 @@ func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitR
 	if r.FlushLSN, err = saga.ParseLSN(position); err != nil {
 		return nil, err
 	}
-	if outcome != nil {
-		r.Recorded = new(saga.Outcome)
-		if err := decode(outcome, r.Recorded); err != nil {
-			return nil, err
-		}
+	if err := decode(outcome, &r.Recorded); err != nil {
+		return nil, err
+	}
+	if undone && r.Recorded != nil && !r.Recorded.Undoing() {
+		r.Recorded.Status = saga.Compensating // the record is of before the undo
 	}
 	return r, decode(result, &r.Owned)
 }
@@ -140,8 +146,10 @@ func entities(w saga.Write) []string {
 
 // RecordOutcome keeps where the saga stands, for lists and for when Temporal no
 // longer has the workflow. It is idempotent; a final outcome is never replaced by
-// one that is not, and a compensated saga stays so.
+// one that is not, a compensated saga stays so, and of one that is being undone
+// nothing is kept that comes late from before.
 func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) error {
+	o = storable(o)
 	body, err := json.Marshal(o)
 	if err != nil {
 		return err
@@ -158,9 +166,31 @@ func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) 
 	}
 	_, err = db.pool.Exec(ctx, `UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
 		finished_at = CASE WHEN $4 THEN clock_timestamp() END, blocked_on = $6, error = $7::text::json, error_class = $8
-		WHERE id = $1 AND content = $5 AND (finished_at IS NULL OR $4) AND (status <> 'compensated' OR $2 = 'compensated')`,
-		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content, blocked, problemText, class)
+		WHERE id = $1 AND content = $5 AND (finished_at IS NULL OR $4) AND (status <> 'compensated' OR $2 = 'compensated')
+		  AND ($4 OR $9 OR status <> 'compensating' AND NOT EXISTS (
+		      SELECT FROM json_array_elements(outcome->'steps') step WHERE step->>'name' ~ '^undo(-|$)'))`,
+		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content, blocked, problemText, class, o.Undoing())
 	return classify("record the outcome of saga "+sagaID, err)
+}
+
+// storable returns the outcome without NUL, which a service's error may have and
+// PostgreSQL cannot read out of JSON: lists would stumble over it.
+func storable(o saga.Outcome) saga.Outcome {
+	mend := func(e *saga.ErrorInfo) *saga.ErrorInfo {
+		if e == nil {
+			return nil
+		}
+		mended := *e
+		for _, text := range []*string{&mended.Code, &mended.Message, &mended.System} {
+			*text = strings.ReplaceAll(*text, "\x00", "\ufffd")
+		}
+		return &mended
+	}
+	o.Error, o.Steps = mend(o.Error), slices.Clone(o.Steps)
+	for i := range o.Steps {
+		o.Steps[i].Error = mend(o.Steps[i].Error)
+	}
+	return o
 }
 
 // blockedOn returns the systems that the parked steps wait for, and the saga's

@@ -1,0 +1,201 @@
+package workflows_test
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/testsuite"
+
+	"github.com/capsaga/capsaga/activities"
+	"github.com/capsaga/capsaga/internal/activitytest"
+	"github.com/capsaga/capsaga/saga"
+)
+
+// begunAnew is the stage of a saga that an earlier run has committed. The steps
+// are those that it had recorded, if it had recorded anything.
+func begunAnew(t *testing.T, w saga.Write, status saga.Status, steps ...saga.Step) (*stage, *service) {
+	t.Helper()
+	s := newStage(t)
+	v := newService(s)
+	_, err := s.systems.Commit(t.Context(), activitiesRequestOf(w))
+	require.NoError(t, err)
+	if status != "" {
+		o, err := s.systems.Recall(t.Context(), w.SagaID)
+		require.NoError(t, err)
+		o.Status, o.Steps = status, steps
+		require.NoError(t, s.systems.RecordOutcome(t.Context(), w.SagaID, *o))
+	}
+	return s, v
+}
+
+// printed is a write with an after-step that can be undone.
+func printed() saga.Write {
+	w := activitytest.Write("order-1")
+	w.AfterSteps = []saga.Task{{Name: "print", TaskQueue: "post", Activity: "Charge", Compensation: "Refund"}}
+	return w
+}
+
+func lantern() []saga.Mutation {
+	return []saga.Mutation{{
+		Entity: "products", Op: saga.Patch, Key: saga.Columns{"id": json.RawMessage(`42`)},
+		Set: saga.Columns{"title": json.RawMessage(`"Lantern"`)},
+	}}
+}
+
+// The undo of an after-step was parked when the workflow was terminated: the undo
+// in PostgreSQL had not been begun.
+func TestRerunOfAnUndoThatWasParkedBeforePostgres(t *testing.T) {
+	t.Parallel()
+	s, v := begunAnew(t, printed(), saga.Parked,
+		saga.Step{Name: "print", State: saga.StepDone}, saga.Step{Name: "undo-print", State: saga.StepParked})
+	o := s.play(printed())
+	require.Equal(t, saga.Compensated, o.Status)
+	require.Equal(t, []string{"Refund"}, v.calls)
+	require.Equal(t, 1, s.systems.Changes())
+}
+
+func TestRerunUndoesAnAfterStepThatMayHaveHappened(t *testing.T) {
+	t.Parallel()
+	t.Run("before it was refused", func(t *testing.T) {
+		t.Parallel()
+		s, v := begunAnew(t, printed(), saga.Compensating, saga.Step{Name: "print", State: saga.StepRejected})
+		require.Equal(t, saga.Compensated, s.play(printed()).Status)
+		require.Equal(t, []string{"Refund"}, v.calls)
+	})
+	t.Run("but not one that never began", func(t *testing.T) {
+		t.Parallel()
+		s, v := begunAnew(t, printed(), saga.Compensating, saga.Step{Name: "print", State: saga.StepPending})
+		require.Equal(t, saga.Compensated, s.play(printed()).Status)
+		require.Empty(t, v.calls)
+	})
+	for name, recorded := range map[string]saga.Status{"without a record": "", "after the last record": saga.Parked} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, v := begunAnew(t, printed(), recorded)
+			s.systems.Elasticsearch.Fail = activitytest.Until(1000, activitytest.Rejected("elasticsearch"))
+			s.RegisterDelayedCallback(func() { s.systems.Elasticsearch.Fail = nil }, time.Hour)
+			s.ask(time.Hour, saga.UpdateCompensate)
+			require.Equal(t, saga.Compensated, s.play(printed()).Status)
+			require.Equal(t, []string{"Refund"}, v.calls)
+		})
+	}
+}
+
+// An edit had happened in PostgreSQL, and the workflow was terminated before it
+// could record that.
+func TestRerunAfterAnEdit(t *testing.T) {
+	t.Parallel()
+	w := activitytest.Write("order-1")
+	s, _ := begunAnew(t, w, saga.Parked,
+		saga.Step{Name: saga.StepRedis, State: saga.StepDone}, saga.Step{Name: saga.StepElasticsearch, State: saga.StepParked})
+	edit, err := s.systems.Edit(t.Context(), activities.EditRequest{SagaID: w.SagaID, RequestID: "e", Mutations: lantern()})
+	require.NoError(t, err)
+	o := s.play(w)
+	require.Equal(t, saga.Completed, o.Status)
+	require.Equal(t, edit.Version, o.Version)
+	require.Equal(t, edit.Owned[0].ETag, o.ETags[0].ETag)
+	for _, sink := range []*activitytest.Sink{s.systems.Redis, s.systems.Elasticsearch} {
+		doc, _ := sink.Get("products", "42")
+		require.JSONEq(t, `{"title":"Lantern"}`, string(doc.Row))
+		require.Equal(t, edit.Version, doc.Version)
+	}
+}
+
+func TestRerunThatIsCancelledAtOnceIsUndone(t *testing.T) {
+	t.Parallel()
+	w := activitytest.Write("order-1")
+	s, _ := begunAnew(t, w, "")
+	s.RegisterDelayedCallback(s.CancelWorkflow, 0)
+	o := s.play(w)
+	require.Equal(t, saga.Compensated, o.Status)
+	require.Equal(t, 1, s.systems.Changes())
+}
+
+func TestCancelledBeforeTheFirstAttemptTakesItsPlaceInTheLedger(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.RegisterDelayedCallback(s.CancelWorkflow, 0)
+	require.Equal(t, saga.Cancelled, s.play(activitytest.Write("order-1")).Status)
+	late, err := s.systems.Commit(t.Context(), activitiesRequest("order-1", "42"))
+	require.NoError(t, err)
+	require.Equal(t, saga.Cancelled, late.Status)
+}
+
+// A request to undo that comes while a saga that has ended finds that out.
+func TestRerunOfACompletedSagaIsNotUndone(t *testing.T) {
+	t.Parallel()
+	w := activitytest.Write("order-1")
+	s, _ := begunAnew(t, w, saga.Completed, saga.Step{Name: saga.StepRedis, State: saga.StepDone})
+	s.systems.OnCommit = activitytest.Until(6, activitytest.Unavailable("postgres"))
+	asked := s.ask(time.Millisecond, saga.UpdateCompensate)
+	o := s.play(w)
+	require.Equal(t, saga.Completed, o.Status)
+	require.Equal(t, saga.Completed, asked.outcome.Status)
+	require.Zero(t, s.systems.Changes())
+}
+
+// The last sink takes the row while PostgreSQL is busy with an edit.
+func TestEditThatEndsAfterTheSinksReachesThem(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.systems.Elasticsearch.Fail = activitytest.Until(1, activitytest.Rejected("elasticsearch"))
+	s.systems.OnEdit = func(call int) error {
+		if call < 6 {
+			return activitytest.Unavailable("postgres")
+		}
+		return nil
+	}
+	edited := s.ask(time.Hour, saga.UpdateEdit, saga.EditInput{Mutations: lantern()})
+	s.ask(time.Hour, saga.UpdateRetry)
+	o := s.play(activitytest.Write("order-1"))
+	require.NoError(t, edited.err)
+	require.Equal(t, saga.Completed, o.Status)
+	require.Equal(t, saga.Completed, edited.outcome.Status)
+	for _, sink := range []*activitytest.Sink{s.systems.Redis, s.systems.Elasticsearch} {
+		doc, _ := sink.Get("products", "42")
+		require.JSONEq(t, `{"title":"Lantern"}`, string(doc.Row))
+		require.Equal(t, o.Version, doc.Version)
+	}
+}
+
+// The answer to the first of two edits comes after that to the second, which has
+// deleted the row.
+func TestEditWhoseAnswerComesLateIsNotTheLastWord(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.systems.Elasticsearch.Fail = activitytest.Until(1, activitytest.Rejected("elasticsearch"))
+	s.systems.OnRead = func(string, string) (activities.Row, error) { return activities.Row{}, nil }
+	row := saga.Owned{Entity: "products", Key: "42"}
+	first, second := activities.ChangeOutput{Version: 1 << 60, Owned: []saga.Owned{row}}, activities.ChangeOutput{Version: 1<<60 + 1, Owned: []saga.Owned{row}}
+	first.Owned[0].ETag = "1-1"
+	answered := false
+	s.OnActivity("Edit", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.ChangeInput) (activities.ChangeOutput, error) {
+		if in.RequestID == "second" {
+			answered = true
+			return second, nil
+		}
+		if !answered {
+			return activities.ChangeOutput{}, activitytest.Unavailable("postgres")
+		}
+		return first, nil
+	})
+	s.RegisterDelayedCallback(func() {
+		for _, request := range []string{"first", "second"} {
+			s.UpdateWorkflow(saga.UpdateEdit, request, &testsuite.TestUpdateCallback{
+				OnAccept: func() {}, OnReject: func(err error) { t.Error(err) }, OnComplete: func(any, error) {},
+			}, saga.EditInput{Mutations: lantern()})
+		}
+	}, time.Hour)
+	o := s.play(activitytest.Write("order-1"))
+	require.Equal(t, saga.Completed, o.Status)
+	require.Equal(t, second.Version, o.Version)
+	for _, sink := range []*activitytest.Sink{s.systems.Redis, s.systems.Elasticsearch} {
+		doc, _ := sink.Get("products", "42")
+		require.Nil(t, doc.Row)
+		require.Equal(t, second.Version, doc.Version)
+	}
+}
