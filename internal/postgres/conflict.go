@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -54,6 +55,13 @@ func (x *change) obstacle(ctx context.Context, row *changeRow) (string, error) {
 		if lost != "" {
 			return fmt.Sprintf("table %s has no column %q any more, so the row cannot be what it was: set it by hand", row.table.Table, lost), nil
 		}
+		cut, err := row.cutOff(a.before)
+		if err != nil {
+			return "", err
+		}
+		if cut != "" {
+			return fmt.Sprintf("it is referred to by another value than before, and rows of %s lose their reference when that changes: set it back by hand, and theirs", cut), nil
+		}
 	}
 	switch {
 	case row.ours, row.found && row.onlyAdded():
@@ -71,6 +79,25 @@ func (x *change) obstacle(ctx context.Context, row *changeRow) (string, error) {
 		return "someone else has written it since, though no column differs", nil
 	}
 	return "someone else has changed it since: " + strings.Join(columns, ", "), nil
+}
+
+// cutOff names the tables whose rows, by ON UPDATE, have lost what they referred to
+// if the saga changed that, and would lose it again.
+func (r *changeRow) cutOff(before image) (string, error) {
+	var tables []string
+	for _, f := range r.table.Cascades {
+		if !f.OnUpdate || !r.found {
+			continue
+		}
+		var was, now map[string]any
+		if err := errors.Join(json.Unmarshal(before.body, &was), json.Unmarshal([]byte(r.image), &now)); err != nil {
+			return "", fmt.Errorf("read the ledger: %w", err)
+		}
+		if slices.ContainsFunc(f.Referenced, func(name string) bool { return before.typed || was[name] != now[name] }) {
+			tables = append(tables, f.Table.String())
+		}
+	}
+	return strings.Join(tables, ", "), nil
 }
 
 // onlyAdded reports whether all that the saga did to the row was to add to it,

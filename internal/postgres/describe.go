@@ -27,8 +27,8 @@ type TableInfo struct {
 	// ReplicaKey holds the columns by which an UPDATE or DELETE is replicated;
 	// empty if there is no such identity, all columns for FULL.
 	ReplicaKey []string
-	// Cascades holds the foreign keys by which a delete of a row of this table
-	// deletes or changes rows that refer to it.
+	// Cascades holds the foreign keys by which a change of a row of this table
+	// changes rows that refer to it, in a way that changing it back does not mend.
 	Cascades []ForeignKey
 	// stamp changes with the table's identity, with any of its columns and with the
 	// foreign keys that refer to it.
@@ -41,6 +41,8 @@ type ForeignKey struct {
 	Columns    []string
 	Referenced []string // columns of the table referred to, in the same order
 	Readable   bool     // we may read all rows of Table
+	OnDelete   bool     // a delete deletes or changes the rows that refer to it
+	OnUpdate   bool     // another value of Referenced takes their reference away
 }
 
 // Column is a column of a table.
@@ -129,9 +131,10 @@ SELECT n.nspname, r.relname, ARRAY(SELECT a.attname::text FROM unnest(f.conkey) 
              JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.n ORDER BY k.pos),
        ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY k(n, pos)
              JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.n ORDER BY k.pos),
-       has_table_privilege(r.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AND NOT row_security_active(r.oid)
+       has_table_privilege(r.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AND NOT row_security_active(r.oid),
+       f.confdeltype IN ('c', 'n', 'd'), f.confupdtype IN ('n', 'd')
 FROM pg_constraint f JOIN pg_class r ON r.oid = f.conrelid JOIN pg_namespace n ON n.oid = r.relnamespace
-WHERE f.contype = 'f' AND f.confrelid = $1 AND f.confdeltype IN ('c', 'n', 'd')
+WHERE f.contype = 'f' AND f.confrelid = $1 AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('n', 'd'))
   AND NOT EXISTS (SELECT FROM pg_constraint p WHERE p.oid = f.conparentid AND p.confrelid = f.confrelid)
 ORDER BY n.nspname, r.relname, f.oid`
 
@@ -170,7 +173,7 @@ func (t *TableInfo) readCascades(ctx context.Context, q Querier) error {
 		return err
 	}
 	t.Cascades, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (f ForeignKey, err error) {
-		err = row.Scan(&f.Table.Schema, &f.Table.Name, &f.Columns, &f.Referenced, &f.Readable)
+		err = row.Scan(&f.Table.Schema, &f.Table.Name, &f.Columns, &f.Referenced, &f.Readable, &f.OnDelete, &f.OnUpdate)
 		return f, err
 	})
 	return err

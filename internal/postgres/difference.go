@@ -23,8 +23,8 @@ func (x *change) differing(ctx context.Context, row *changeRow) ([]string, error
 				return nil, err
 			}
 		}
-		for _, columns := range []saga.Columns{a.Row, a.Set} {
-			if len(columns) > 0 {
+		for _, all := range []saga.Columns{a.Row, a.Set} {
+			if columns := row.table.known(all); len(columns) > 0 {
 				from, arg := row.record(1, "t", columns)
 				set, err := x.readTexts(ctx, from, arg, names(columns))
 				if err != nil {
@@ -33,7 +33,7 @@ func (x *change) differing(ctx context.Context, row *changeRow) ([]string, error
 				maps.Copy(left, set)
 			}
 		}
-		for name, value := range a.Mutation.Add {
+		for name, value := range row.table.known(a.Mutation.Add) {
 			left[name] = sum(left[name], string(value))
 		}
 	}
@@ -49,6 +49,13 @@ func (x *change) differing(ctx context.Context, row *changeRow) ([]string, error
 		}
 	}
 	return differ, nil
+}
+
+// known returns those of the columns that the table still has.
+func (t *TableInfo) known(columns saga.Columns) saga.Columns {
+	kept := maps.Clone(columns)
+	maps.DeleteFunc(kept, func(name string, _ json.RawMessage) bool { return t.Column(name) == nil })
+	return kept
 }
 
 // texts has the text form of each column, nil for NULL.

@@ -103,17 +103,18 @@ func (x *change) checkOwned() error {
 	return nil
 }
 
-// keepVersions leaves a row that is gone, and that the edit did not touch, at the
+// keepVersions leaves a row that was gone, and that the edit did not touch, at the
 // version at which the saga last knew it. Nothing locks a row that is not there,
-// so at the edit's version someone else may have inserted it already.
+// so by the edit's version someone else may have inserted it, and changed it again
+// after it was re-read.
 func (x *change) keepVersions() {
 	touched := map[rowKey]bool{}
 	for i, n := range x.notes {
 		touched[rowKey{x.plans[i].Entity, n.Key}] = true
 	}
 	for i := range x.owned {
-		if o := &x.owned[i]; o.Gone() && !touched[rowKey{o.Entity, o.Key}] {
-			o.Version = x.last[i].Version
+		if o := x.owned[i]; !x.rows[i].found && !touched[rowKey{o.Entity, o.Key}] {
+			x.owned[i] = saga.Owned{Entity: o.Entity, Key: o.Key, Version: x.last[i].Version}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
@@ -201,4 +202,34 @@ func TestChangesWaitForTheReplicaToo(t *testing.T) {
 		f.undone(name)
 		assert.Empty(t, title(id))
 	}
+}
+
+// While an edit waits, someone puts back a row that the saga had deleted. Nothing
+// has locked it, so the edit cannot say what it is at its own version.
+func TestEditLeavesARowToWhoeverInsertedItMeanwhile(t *testing.T) {
+	f := setup(t)
+	f.exec(`INSERT INTO product (id, title) VALUES (1, 'one'), (2, 'two');
+		CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END $$`)
+	commit := f.committed(`{"saga_id":"a","mutations":[{"entity":"products","op":"delete","key":{"id":1}},{"entity":"products","op":"patch","key":{"id":2},"set":{"title":"zwei"}}]}`)
+	f.exec("CREATE TRIGGER wait BEFORE UPDATE ON product FOR EACH ROW EXECUTE FUNCTION wait()")
+	tx, err := f.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock(1)")
+	require.NoError(t, err)
+	edited := make(chan *postgres.ChangeResult)
+	go func() {
+		edited <- f.edit("a", "e", `{"entity":"products","op":"patch","key":{"id":2},"set":{"title":"deux"}}`)
+	}()
+	require.Eventually(t, func() bool {
+		return f.text("SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())") == "1"
+	}, 10*time.Second, 10*time.Millisecond)
+	f.exec("INSERT INTO product (id, title) VALUES (1, 'theirs')")
+	require.NoError(t, tx.Commit(t.Context()))
+	r := <-edited
+	require.Nil(t, r.Refused)
+	assert.True(t, r.Owned[0].Gone(), "a later change of theirs may be older than the edit")
+	assert.Equal(t, commit.Version, r.Owned[0].Version)
+	_, conflicts := f.conflict("a")
+	require.Len(t, conflicts, 1)
+	assert.Equal(t, "1", conflicts[0].Key)
 }

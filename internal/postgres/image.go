@@ -162,11 +162,17 @@ func (p *planned) deleteKey(key saga.Columns) statement {
 func (p *planned) references(key saga.Columns) *statement {
 	var cases []string
 	for _, f := range p.table.Cascades {
+		if !f.OnDelete {
+			continue
+		}
 		condition := "true" // nobody lets us look, so it has to be assumed
 		if f.Readable {
 			equal := make([]string, len(f.Columns))
 			for i := range f.Columns {
 				equal[i] = fmt.Sprintf("c.%s = t.%s", quote(f.Columns[i]), quote(f.Referenced[i]))
+			}
+			if f.Table == p.table.Table { // a row may refer to itself
+				equal = append(equal, "(c.tableoid, c.ctid) <> (t.tableoid, t.ctid)")
 			}
 			condition = fmt.Sprintf("EXISTS (SELECT FROM %s c WHERE %s)", quoteTable(f.Table), strings.Join(equal, " AND "))
 		}
