@@ -85,7 +85,7 @@ func (l latencies) String() string {
 	return fmt.Sprintf("%s/%s/%s", round(l.p50), round(l.p99), round(l.max))
 }
 
-// writeMany writes so many products from 16 callers, each until it is committed.
+// writeMany writes so many products from 64 callers, each until it is committed.
 func (w *world) writeMany(name string, count int) latencies {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -94,7 +94,7 @@ func (w *world) writeMany(name string, count int) latencies {
 	failed := make([]error, count)
 	next := make(chan int)
 	var callers sync.WaitGroup
-	for range 16 {
+	for range 64 {
 		callers.Go(func() {
 			for i := range next {
 				id, began := w.id("%s-%d", name, i), time.Now()
