@@ -384,3 +384,23 @@ func TestOperatorsRequestsThatDoNotFit(t *testing.T) {
 	}
 	require.False(t, slices.Contains(s.patient, "Edit"))
 }
+
+// A step that parks after an earlier retry of another waits for a request of its
+// own.
+func TestEarlierRetriesAreNotForALaterStep(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.systems.Elasticsearch.Fail = activitytest.Until(2, activitytest.Rejected("elasticsearch"))
+	conflict := &saga.ErrorInfo{Code: saga.CodeConflict, Class: saga.Rejected, System: "postgres", Message: "products/42 was changed since"}
+	s.systems.Refuse = func() *saga.ErrorInfo { return conflict }
+	s.ask(time.Hour, saga.UpdateRetry)
+	undone := s.ask(2*time.Hour, saga.UpdateCompensate)
+	s.RegisterDelayedCallback(func() {
+		o := s.state()
+		require.Equal(t, saga.StepParked, o.Step(saga.StepUndo).State)
+		require.Equal(t, 1, o.Step(saga.StepUndo).Attempts)
+	}, 3*time.Hour)
+	s.ask(4*time.Hour, saga.UpdateSkip, saga.SkipInput{Step: saga.StepUndo})
+	require.Equal(t, saga.Compensated, s.play(activitytest.Write("order-1")).Status)
+	require.Equal(t, saga.StepParked, undone.outcome.Step(saga.StepUndo).State)
+}

@@ -138,6 +138,9 @@ func (t *step) retrying(ctx workflow.Context, f activities.Failure) {
 // park stops the step and says why. A system that is away is watched by its gate.
 func (t *step) park(ctx workflow.Context, failed *saga.ErrorInfo) {
 	e := *failed
+	if !t.parked { // what was asked before was not meant for this step
+		t.answers = t.story.retries
+	}
 	t.parked = true
 	t.state.State, t.state.Error = saga.StepParked, &e
 	t.seen = t.story.releases[t.state.Name.System()]
