@@ -49,7 +49,7 @@ func (s *story) compensate(ctx workflow.Context) saga.Status {
 func (s *story) undoCommit(ctx workflow.Context) (saga.Version, []saga.Owned) {
 	trace := s.commitInput(ctx)
 	in := activities.ChangeInput{SagaID: s.write.SagaID, TraceParent: trace.TraceParent, TraceState: trace.TraceState}
-	out := activities.ChangeOutput{Version: s.pivot.Version, Owned: s.pivot.Owned}
+	var out activities.ChangeOutput
 	t := &step{
 		story: s, policy: saga.Policy{ParkAfter: s.write.Policy.ParkAfter}, quick: quickCommit,
 		state: saga.Step{Name: saga.StepUndo, State: saga.StepPending},
@@ -60,18 +60,19 @@ func (s *story) undoCommit(ctx workflow.Context) (saga.Version, []saga.Owned) {
 	t.call = func(ctx workflow.Context, local bool, options workflow.ActivityOptions) func() (int, error) {
 		future := t.start(ctx, local, options, effects.Undo, in)
 		return func() (int, error) {
-			var undone activities.ChangeOutput
-			err := future.Get(ctx, &undone)
+			err := future.Get(ctx, &out)
 			if err == nil {
-				out = undone
-				s.flush = undone.FlushLSN
-				s.outcome.Own(undone.Version, undone.Owned)
+				s.flush = out.FlushLSN
+				s.outcome.Own(out.Version, out.Owned)
 			}
-			return undone.Attempt, err
+			return out.Attempt, err
 		}
 	}
 	s.undone = append(s.undone, t)
 	t.run(ctx)
+	if t.state.State != saga.StepDone { // an edit may have come before the undo was given up
+		return s.pivot.Version, s.pivot.Owned
+	}
 	return out.Version, out.Owned
 }
 

@@ -220,19 +220,24 @@ func (s *story) edit(ctx workflow.Context, in saga.EditInput) (saga.Outcome, err
 		e := failureOf("edit", err).Error
 		return s.snapshot(), refusal(e.Code, "%s", e.Message)
 	}
-	if s.undoing != nil {
-		return s.snapshot(), nil // the undo takes the edit back as well
-	}
 	if out.Version > s.pivot.Version { // else a later edit has been taken over, with this one's rows in it
 		s.takeEdit(ctx, out)
 	}
-	err = workflow.Await(ctx, s.atRest)
+	if s.undoing == nil {
+		err = workflow.Await(ctx, s.atRest)
+	}
 	return s.snapshot(), err
 }
 
-// takeEdit has the forward phase begin anew with the rows as the edit left them.
+// takeEdit has the forward phase begin anew with the rows as the edit left them. A
+// saga that has turned meanwhile takes the edit back as well, unless its undo is
+// given up.
 func (s *story) takeEdit(ctx workflow.Context, out activities.ChangeOutput) {
-	s.pivot.Version, s.pivot.Owned, s.flush = out.Version, out.Owned, out.FlushLSN
+	s.pivot.Version, s.pivot.Owned = out.Version, out.Owned
+	if s.undoing != nil {
+		return
+	}
+	s.flush = out.FlushLSN
 	s.outcome.Own(out.Version, out.Owned)
 	for i, sink := range s.pivot.Order {
 		attempts := s.sinks[i].state.Attempts

@@ -199,3 +199,27 @@ func TestEditWhoseAnswerComesLateIsNotTheLastWord(t *testing.T) {
 		require.Equal(t, second.Version, doc.Version)
 	}
 }
+
+// The edit happens while the saga turns, and the undo is given up.
+func TestSkippedUndoOfAnEditBringsTheSinksTheEdit(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.systems.Elasticsearch.Fail = activitytest.Until(1, activitytest.Rejected("elasticsearch"))
+	s.systems.Refuse = func() *saga.ErrorInfo {
+		return &saga.ErrorInfo{Code: saga.CodeConflict, Class: saga.Rejected, System: "postgres", Message: "products/42 was changed since"}
+	}
+	s.systems.OnRead = func(string, string) (activities.Row, error) { return activities.Row{}, nil }
+	deleted := activities.ChangeOutput{Version: 1 << 60, Owned: []saga.Owned{{Entity: "products", Key: "42"}}}
+	s.OnActivity("Edit", mock.Anything, mock.Anything).Return(deleted, nil)
+	edited := s.ask(time.Hour, saga.UpdateEdit, saga.EditInput{Mutations: lantern()})
+	s.ask(time.Hour, saga.UpdateCompensate)
+	s.ask(2*time.Hour, saga.UpdateSkip, saga.SkipInput{Step: saga.StepUndo})
+	o := s.play(activitytest.Write("order-1"))
+	require.NoError(t, edited.err)
+	require.Equal(t, saga.Compensated, o.Status)
+	for _, sink := range []*activitytest.Sink{s.systems.Redis, s.systems.Elasticsearch} {
+		doc, _ := sink.Get("products", "42")
+		require.Nil(t, doc.Row)
+		require.Equal(t, deleted.Version, doc.Version)
+	}
+}
