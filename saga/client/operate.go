@@ -3,6 +3,9 @@ package client
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 
 	sdkclient "go.temporal.io/sdk/client"
@@ -11,7 +14,8 @@ import (
 )
 
 // The requests of an operator take a request id, by which the same request has
-// one effect, however often it is made; the empty string stands for a new one.
+// one effect, however often it is made; the empty string stands for a new one. Two
+// that ask for different things are two requests, even with the same id.
 // Their errors are *saga.Error: saga.CodeUnknownSaga, saga.CodeNotParked where the
 // saga stands elsewhere, saga.CodeWorkflowLost for one that Replay starts again,
 // and saga.CodeStillRunning when ctx ended before the answer, while the request
@@ -119,11 +123,12 @@ func done(o *saga.Outcome, op saga.Operation) bool {
 
 // command sends a saga an update that only a running one takes.
 func (c *Client) command(ctx context.Context, sagaID, request, update string, args ...any) (saga.Outcome, error) {
-	if request == "" {
-		request = rand.Text()
+	id, err := updateID(request, update, args)
+	if err != nil {
+		return saga.Outcome{}, err
 	}
 	options := sdkclient.UpdateWorkflowOptions{
-		UpdateID: request, WorkflowID: saga.WorkflowID(sagaID), UpdateName: update, Args: args,
+		UpdateID: id, WorkflowID: saga.WorkflowID(sagaID), UpdateName: update, Args: args,
 		WaitForStage: sdkclient.WorkflowUpdateStageCompleted,
 	}
 	for {
@@ -144,6 +149,20 @@ func (c *Client) command(ctx context.Context, sagaID, request, update string, ar
 			return o, notParked("saga %q has ended: it is %s", sagaID, o.Status)
 		}
 	}
+}
+
+// updateID names an update for Temporal, which gives one that it knows the first
+// one's answer, whatever it asks for. So what is asked for is in the name, too.
+func updateID(request, update string, args []any) (string, error) {
+	if request == "" {
+		return rand.Text(), nil
+	}
+	encoded, err := json.Marshal(args)
+	if err != nil {
+		return "", invalid("%s: %s", update, err)
+	}
+	sum := sha256.Sum256(encoded)
+	return fmt.Sprintf("%s/%s-%s", request, update, hex.EncodeToString(sum[:8])), nil
 }
 
 // refusedBy adds to a refusal where the saga stands.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/propagation"
-	sdkclient "go.temporal.io/sdk/client"
 
 	"github.com/capsaga/capsaga/internal/activitytest"
 	"github.com/capsaga/capsaga/saga"
@@ -61,6 +60,22 @@ func TestRetryHappensOncePerRequest(t *testing.T) {
 	_, err = s.remote.Retry(ctx, w.SagaID, "second")
 	require.NoError(t, err)
 	require.Equal(t, 3, s.Systems.Redis.Calls())
+}
+
+// An id that was used for something else does not make one request pass for
+// another that was never done.
+func TestRequestsOfOneNameAreToldApart(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Systems.Redis.Fail = activitytest.Until(2, activitytest.Rejected("redis"))
+	w := s.park(t, s.ID("a"))
+	ctx := activitytest.Within(t, 60*time.Second)
+	o, err := s.remote.Retry(ctx, w.SagaID, "night")
+	require.NoError(t, err)
+	require.Equal(t, saga.Parked, o.Status)
+	o, err = s.remote.Compensate(ctx, w.SagaID, "night")
+	require.NoError(t, err)
+	require.Equal(t, saga.Compensated, o.Status)
 }
 
 func TestOperatorsErrors(t *testing.T) {
@@ -247,8 +262,8 @@ func TestRequestOutlivesItsCaller(t *testing.T) {
 	w := s.park(t, s.ID("a"))
 	_, err := s.remote.Retry(activitytest.Within(t, time.Second), w.SagaID, "r")
 	require.Equal(t, saga.CodeStillRunning, codeOf(t, err))
-	handle := s.Temporal.GetWorkflowUpdateHandle(sdkclient.GetWorkflowUpdateHandleOptions{WorkflowID: saga.WorkflowID(w.SagaID), UpdateID: "r"})
-	var o saga.Outcome
-	require.NoError(t, handle.Get(activitytest.Within(t, 60*time.Second), &o))
+	o, err := s.remote.Retry(activitytest.Within(t, 60*time.Second), w.SagaID, "r")
+	require.NoError(t, err)
+	require.Equal(t, 2, s.Systems.Redis.Calls(), "the same request tried twice")
 	require.Equal(t, saga.Parked, o.Status)
 }
