@@ -30,10 +30,13 @@ func Commands(o *Outcome) []Command {
 		if step.State != StepParked || step.Error == nil {
 			continue
 		}
-		if step.Error.Class == Rejected {
-			refused = true
+		refused = refused || step.Error.Class == Rejected
+		switch {
+		case step.Error.Class == Rejected:
 			add("when the cause is mended, try "+string(step.Name)+" again", "replay %s", id)
-		} else {
+		case step.Name.IsTask():
+			add("when its service answers, try "+string(step.Name)+" again", "replay %s", id)
+		default:
 			add("it goes on by itself when "+step.Name.System()+" is back; to try now", "replay %s", id)
 		}
 		if step.Name != StepCommit {

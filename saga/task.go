@@ -125,3 +125,13 @@ func (n StepName) System() string {
 		return string(bare)
 	}
 }
+
+// IsTask reports whether a step is a service's own, or undoes one. No gate watches
+// a service, so such a step waits for an operator when it is parked.
+func (n StepName) IsTask() bool {
+	switch n.System() {
+	case "postgres", string(Redis), string(Kafka), string(Elasticsearch):
+		return false
+	}
+	return true
+}

@@ -202,8 +202,11 @@ func (f *follower) printItem(item saga.BulkItem) error {
 		note = errorText(item.Error)
 	}
 	did := string(item.Did)
-	if item.Error != nil && did == "" {
+	switch {
+	case item.Error != nil && did == "":
 		did = "failed"
+	case item.Did == saga.DidCompensate && item.Error != nil:
+		did = "undo begun"
 	}
 	row := fmt.Sprintf(itemForm, printable(item.SagaID), did, dash(string(item.Status)), shorten(printable(note), maxNote))
 	_, err := io.WriteString(f.out, strings.TrimRight(row, " \n")+"\n")

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,6 +77,10 @@ func (a *app) mutations(patch string) ([]saga.Mutation, error) {
 	}
 	w, err := saga.ParseWrite(fmt.Appendf(nil, `{"saga_id":"edit","mutations":%s}`, text))
 	if err != nil {
+		var e *saga.Error
+		if errors.As(err, &e) {
+			return nil, usagef("--patch: %s", e.Message)
+		}
 		return nil, usagef("--patch: %w", err)
 	}
 	return w.Mutations, nil

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -132,12 +134,14 @@ func verifyHistory(file string) verified {
 }
 
 func readHistory(name string) (*historypb.History, error) {
-	file, err := os.Open(name)
+	text, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = file.Close() }()
-	history, err := sdkclient.HistoryFromJSON(file, sdkclient.HistoryJSONOptions{})
+	if !json.Valid(text) {
+		return nil, errors.New("not a history: it is not JSON")
+	}
+	history, err := sdkclient.HistoryFromJSON(bytes.NewReader(text), sdkclient.HistoryJSONOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("not a history: %w", err)
 	}

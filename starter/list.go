@@ -57,6 +57,9 @@ func (a *app) list(ctx context.Context, f saga.Filter, s *selection, after strin
 		return err
 	}
 	page, err := a.lister(ctx, c).List(ctx, f, after, limit)
+	if hasCode(err, saga.CodeInvalidValue) {
+		return usagef("--after %q: want the place that the page before named", after)
+	}
 	if err != nil {
 		return withSchemaHint(err)
 	}

@@ -314,12 +314,15 @@ func explanation(s *shown, prefix saga.Prefix) string {
 	case s.Workflow == listing.Gone:
 		return "Temporal does not know its workflow any more, so nothing works on it. " + stands
 	case listed.Stopped():
-		return fmt.Sprintf("Its workflow was stopped from outside (%s), so nothing works on it. %s", s.Workflow, stands)
+		return fmt.Sprintf("Its workflow was stopped from outside (%s), so nothing works on it. %s The steps are as the ledger last saw them.", s.Workflow, stands)
 	case s.Workflow == listing.Paused:
 		return "Its workflow is paused in Temporal: unpause it there."
 	}
 	switch s.Status {
 	case saga.Pending:
+		if step := before(&s.Outcome); step != "" {
+			return fmt.Sprintf("It has not committed yet: %s comes first. If that lasts: does a worker of its service run, on the task queue that the write names?", step)
+		}
 		return fmt.Sprintf("It has not committed yet. If that lasts: is a capsaga-worker with prefix %s running, and does PostgreSQL answer?", prefix)
 	case saga.Committed:
 		return "PostgreSQL has it. A step that cannot reach its system is tried again by itself."
@@ -335,11 +338,23 @@ func explanation(s *shown, prefix saga.Prefix) string {
 	return ""
 }
 
+// before returns the service's step that a saga is at before its commit.
+func before(o *saga.Outcome) saga.StepName {
+	for _, step := range o.Steps {
+		if step.Name.IsTask() && (step.State == saga.StepRunning || step.State == saga.StepRetrying) {
+			return step.Name
+		}
+	}
+	return ""
+}
+
 // parkedText says what a parked saga waits for, by the kind of its errors.
 func parkedText(o *saga.Outcome) string {
 	committed := "PostgreSQL has it"
-	if o.Version == 0 {
-		committed = "PostgreSQL does not have it yet"
+	if undo := o.Step(saga.StepUndo); undo != nil && undo.State == saga.StepDone {
+		committed = "It is undone in PostgreSQL"
+	} else if o.Version == 0 {
+		committed = "PostgreSQL does not have it"
 	}
 	var waits []string
 	for _, step := range o.Steps {
@@ -351,6 +366,8 @@ func parkedText(o *saga.Outcome) string {
 			waits = append(waits, fmt.Sprintf("%s would overwrite what others did since: decide with them whose change stays", step.Name))
 		case step.Error.Class == saga.Rejected:
 			waits = append(waits, fmt.Sprintf("%s is refused for good until the cause is mended, and waits for you", step.Name))
+		case step.Name.IsTask():
+			waits = append(waits, fmt.Sprintf("%s had no success, and waits for you: no gate watches a service", step.Name))
 		default:
 			waits = append(waits, fmt.Sprintf("%s waits for %s, and goes on by itself when that is back", step.Name, step.Name.System()))
 		}

@@ -159,3 +159,24 @@ func TestConflicts(t *testing.T) {
 		"COLUMN  THEIRS, NOW  OURS  BEFORE US",
 		"id      7            7     (no row)")
 }
+
+func TestWhatASagaWaitsFor(t *testing.T) {
+	away := &saga.ErrorInfo{Class: saga.Unavailable, Code: saga.CodeUnavailable, Message: "away"}
+	for want, o := range map[string]saga.Outcome{
+		"PostgreSQL has it; redis waits for redis, and goes on by itself when that is back.": {
+			Status: saga.Parked, Version: 1, Steps: []saga.Step{{Name: saga.StepRedis, State: saga.StepParked, Error: away}},
+		},
+		"PostgreSQL does not have it; reserve had no success, and waits for you: no gate watches a service.": {
+			Status: saga.Parked, Steps: []saga.Step{{Name: "reserve", State: saga.StepParked, Error: away}},
+		},
+		"It is undone in PostgreSQL; undo-redis waits for redis, and goes on by itself when that is back.": {
+			Status: saga.Parked, Version: 1,
+			Steps: []saga.Step{{Name: saga.StepUndo, State: saga.StepDone}, {Name: saga.StepRedis.Undo(), State: saga.StepParked, Error: away}},
+		},
+		"It has not committed yet: reserve comes first. If that lasts: does a worker of its service run, on the task queue that the write names?": {
+			Status: saga.Pending, Steps: []saga.Step{{Name: "reserve", State: saga.StepRunning}, {Name: saga.StepCommit, State: saga.StepPending}},
+		},
+	} {
+		assert.Equal(t, want, explanation(&shown{Outcome: o, Workflow: listing.Running}, "capsaga"))
+	}
+}

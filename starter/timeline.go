@@ -58,27 +58,18 @@ var systemOf = map[string]string{
 }
 
 // assign finds the steps of the attempts: those that are at work on the system
-// that an activity needs.
+// that an activity needs. A service's own steps run one after another.
 func assign(pending []attempt, o *saga.Outcome) {
 	for i := range pending {
 		p := &pending[i]
 		for _, step := range o.Steps {
 			atWork := step.State == saga.StepRunning || step.State == saga.StepRetrying
-			if system, ours := systemOf[p.Activity]; atWork && (ours && step.Name.System() == system || !ours && isTask(step.Name)) {
+			if system, ours := systemOf[p.Activity]; atWork && (ours && step.Name.System() == system || !ours && step.Name.IsTask()) {
 				p.Step = step.Name
 				break
 			}
 		}
 	}
-}
-
-// isTask reports whether a step is a service's own. They run one after another.
-func isTask(name saga.StepName) bool {
-	switch name.System() {
-	case "postgres", string(saga.Redis), string(saga.Kafka), string(saga.Elasticsearch):
-		return false
-	}
-	return true
 }
 
 // describe says in a line what goes on.

@@ -126,5 +126,13 @@ func (c counts) summary(took time.Duration) string {
 		parts = append(parts, fmt.Sprintf("%d %s", n, status))
 	}
 	slices.Sort(parts)
-	return fmt.Sprintf("%d writes in %s, %.0f/s: %s", c.lines, brief(took), float64(c.lines)/took.Seconds(), strings.Join(parts, ", "))
+	return fmt.Sprintf("%s in %s, %.0f/s: %s", writesOf(c.lines), brief(took), float64(c.lines)/took.Seconds(), strings.Join(parts, ", "))
+}
+
+// writesOf is a number of writes for people.
+func writesOf(n int) string {
+	if n == 1 {
+		return "1 write"
+	}
+	return fmt.Sprintf("%d writes", n)
 }

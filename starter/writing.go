@@ -217,7 +217,7 @@ func (c counts) end(cause error) error {
 	case cause != nil:
 		return &exitError{status: statusSome, err: cause}
 	case missed > 0:
-		return &exitError{status: statusSome, err: fmt.Errorf("%d of %d writes did not end as was waited for: each is named above", missed, c.lines)}
+		return &exitError{status: statusSome, err: fmt.Errorf("%d of %s did not end as was waited for: each is named above", missed, writesOf(c.lines))}
 	}
 	return nil
 }
