@@ -129,7 +129,8 @@ func (s *story) retry(ctx workflow.Context) (saga.Outcome, error) {
 }
 
 // maySkip refuses a step that is not parked, and the commit: a saga without one
-// is cancelled.
+// is cancelled. An undo is given up only where PostgreSQL has refused it: without
+// an answer it may have happened, and the sinks would lack it.
 func (s *story) maySkip(in saga.SkipInput) error {
 	parked := s.parkedSteps()
 	if len(parked) == 0 {
@@ -137,7 +138,11 @@ func (s *story) maySkip(in saga.SkipInput) error {
 	}
 	names := ""
 	for _, t := range parked {
-		if t.state.Name == in.Step && in.Step != saga.StepCommit {
+		switch {
+		case t.state.Name != in.Step || in.Step == saga.StepCommit:
+		case in.Step == saga.StepUndo && t.state.Error.Class != saga.Rejected:
+			return refusal(saga.CodeNotParked, "saga %q: PostgreSQL has not answered, so the undo may have happened: it is skipped only when PostgreSQL refuses it", s.write.SagaID)
+		default:
 			return nil
 		}
 		names += " " + string(t.state.Name)

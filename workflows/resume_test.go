@@ -223,3 +223,27 @@ func TestSkippedUndoOfAnEditBringsTheSinksTheEdit(t *testing.T) {
 		require.Equal(t, deleted.Version, doc.Version)
 	}
 }
+
+// The undo happened, and PostgreSQL was away before it could say so.
+func TestUndoThatMayHaveHappenedIsNotSkipped(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.systems.Elasticsearch.Fail = activitytest.Until(1, activitytest.Rejected("elasticsearch"))
+	away := true
+	s.systems.OnUndo = func(int) error {
+		if away {
+			return activitytest.Unavailable("postgres")
+		}
+		return nil
+	}
+	w := activitytest.Write("order-1")
+	w.Policy = saga.Policy{OnReject: saga.OnRejectCompensate, ParkAfter: saga.Duration(10 * time.Second)}
+	skipped := s.ask(time.Hour, saga.UpdateSkip, saga.SkipInput{Step: saga.StepUndo})
+	s.RegisterDelayedCallback(func() {
+		away = false
+		s.SignalWorkflow(saga.SignalRelease, "postgres")
+	}, 2*time.Hour)
+	o := s.play(w)
+	require.ErrorContains(t, skipped.refused, "may have happened")
+	require.Equal(t, saga.StepDone, o.Step(saga.StepUndo).State)
+}
