@@ -39,7 +39,7 @@ func Commands(o *Outcome) []Command {
 		default:
 			add("it goes on by itself when "+step.Name.System()+" is back; to try now", "replay %s", id)
 		}
-		if step.Name != StepCommit {
+		if step.Name != StepCommit && (step.Name != StepUndo || step.Error.Class == Rejected) {
 			add("to give "+string(step.Name)+" up", "skip %s --step %s", id, step.Name)
 		}
 	}

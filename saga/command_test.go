@@ -29,6 +29,10 @@ func TestCommands(t *testing.T) {
 		lines(&Outcome{SagaID: "a", Status: Parked, Steps: []Step{{Name: StepCommit, State: StepParked, Error: away}}}))
 	require.Equal(t, []string{`capsaga replay a`, `capsaga skip a --step undo`, `capsaga show a`},
 		lines(&Outcome{SagaID: "a", Status: Parked, Version: 1, Steps: []Step{{Name: StepUndo, State: StepParked, Error: no}}}))
+	require.Equal(t, []string{`capsaga replay a`, `capsaga show a`},
+		lines(&Outcome{SagaID: "a", Status: Parked, Version: 1, Steps: []Step{{Name: StepUndo, State: StepParked, Error: away}}}), "it may have happened")
+	require.Equal(t, []string{`capsaga replay a`, `capsaga skip a --step undo-mail`, `capsaga show a`},
+		lines(&Outcome{SagaID: "a", Status: Parked, Version: 1, Steps: []Step{{Name: "undo-mail", State: StepParked, Error: no}}}))
 	for _, c := range Commands(&Outcome{SagaID: "a", Status: Parked, Steps: []Step{{Name: "undo-reserve", State: StepParked, Error: away}}}) {
 		require.NotContains(t, c.Effect, "by itself", "no gate watches a service")
 	}
