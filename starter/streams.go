@@ -23,6 +23,9 @@ func (a *app) streamsCommand() *cobra.Command {
 	}
 }
 
+// noHolder is what nobody is there to say.
+const noHolder = "no worker holds the stream: start one with the role stream"
+
 func (a *app) streams(ctx context.Context) ([]stream.Info, error) {
 	c, err := a.config()
 	if err != nil {
@@ -33,6 +36,11 @@ func (a *app) streams(ctx context.Context) ([]stream.Info, error) {
 		return nil, err
 	}
 	infos, err := stream.Status(ctx, db.Pool(), c.Prefix)
+	for i := range infos {
+		if !infos[i].Active && infos[i].Error == "" {
+			infos[i].Error = noHolder
+		}
+	}
 	return infos, withSchemaHint(err)
 }
 

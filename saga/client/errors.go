@@ -94,7 +94,7 @@ func (c *Client) failed(ctx context.Context, sagaID string, err error) error {
 	}
 	return &saga.Error{
 		Class: saga.Unavailable, System: "temporal", Code: saga.CodeUnavailable, Err: err,
-		Message: fmt.Sprintf("saga %s: temporal did not answer (%s): write again with the same id", sagaID, err),
+		Message: fmt.Sprintf("saga %s: no answer (%s): is a capsaga-worker with prefix %s running? The same request, with the same id, may be made again", sagaID, err, c.prefix),
 	}
 }
 
