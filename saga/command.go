@@ -37,7 +37,7 @@ func Commands(o *Outcome) []Command {
 		case step.Name.IsTask():
 			add("when its service answers, try "+string(step.Name)+" again", "replay %s", id)
 		default:
-			add("it goes on by itself when "+step.Name.System()+" is back; to try now", "replay %s", id)
+			add("it goes on by itself when "+step.WaitsFor()+" is back; to try now", "replay %s", id)
 		}
 		if step.Name != StepCommit && (step.Name != StepUndo || step.Error.Class == Rejected) {
 			add("to give "+string(step.Name)+" up", "skip %s --step %s", id, step.Name)

@@ -72,6 +72,15 @@ type Step struct {
 	Error     *ErrorInfo `json:"error,omitempty"`
 }
 
+// WaitsFor names the system that has to be back, or mended, before the step can go
+// on: its own, or PostgreSQL when that did not give it the rows to bring.
+func (s *Step) WaitsFor() string {
+	if e := s.Error; e != nil && e.Class != Rejected && e.System == StepCommit.System() {
+		return e.System
+	}
+	return s.Name.System()
+}
+
 // ErrorInfo is an error in an outcome.
 type ErrorInfo struct {
 	Code    string `json:"code"`

@@ -369,7 +369,7 @@ func parkedText(o *saga.Outcome) string {
 		case step.Name.IsTask():
 			waits = append(waits, fmt.Sprintf("%s had no success, and waits for you: no gate watches a service", step.Name))
 		default:
-			waits = append(waits, fmt.Sprintf("%s waits for %s, and goes on by itself when that is back", step.Name, step.Name.System()))
+			waits = append(waits, fmt.Sprintf("%s waits for %s, and goes on by itself when that is back", step.Name, step.WaitsFor()))
 		}
 	}
 	return committed + "; " + strings.Join(waits, "; ") + "."

@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/capsaga/capsaga/activities"
 	"github.com/capsaga/capsaga/internal/activitytest"
 	"github.com/capsaga/capsaga/saga"
 )
@@ -403,4 +404,30 @@ func TestEarlierRetriesAreNotForALaterStep(t *testing.T) {
 	s.ask(4*time.Hour, saga.UpdateSkip, saga.SkipInput{Step: saga.StepUndo})
 	require.Equal(t, saga.Compensated, s.play(activitytest.Write("order-1")).Status)
 	require.Equal(t, saga.StepParked, undone.outcome.Step(saga.StepUndo).State)
+}
+
+// A sink that cannot be brought its rows because PostgreSQL is away waits for
+// PostgreSQL's gate.
+func TestSinkThatWaitsForPostgres(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	away := true
+	s.systems.OnRead = func(string, string) (activities.Row, error) {
+		if away {
+			return activities.Row{}, activitytest.Unavailable("postgres")
+		}
+		return activities.Row{Found: true, Row: json.RawMessage(`{"id":42}`), ETag: "1:100"}, nil
+	}
+	// Ten minutes later the row's image is too old to send.
+	s.systems.Redis.Fail = func(context.Context, int) error { return activitytest.Rejected("redis") }
+	s.RegisterDelayedCallback(func() { s.systems.Redis.Fail = nil }, 10*time.Minute)
+	retried := s.ask(11*time.Minute, saga.UpdateRetry)
+	s.RegisterDelayedCallback(func() {
+		require.Positive(t, s.systems.Gates("postgres"))
+		away = false
+		s.SignalWorkflow(saga.SignalRelease, "postgres")
+	}, time.Hour)
+	o := s.play(activitytest.Write("order-1"))
+	require.Equal(t, "postgres", retried.outcome.Error.System)
+	require.Equal(t, saga.Completed, o.Status)
 }

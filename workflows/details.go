@@ -36,7 +36,7 @@ func (s *story) settle(ctx workflow.Context) {
 func (s *story) blockedOn() []string {
 	var systems []string
 	for _, t := range s.parkedSteps() {
-		if system := t.state.Name.System(); !slices.Contains(systems, system) {
+		if system := t.state.WaitsFor(); !slices.Contains(systems, system) {
 			systems = append(systems, system)
 		}
 	}

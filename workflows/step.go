@@ -143,7 +143,7 @@ func (t *step) park(ctx workflow.Context, failed *saga.ErrorInfo) {
 	}
 	t.parked = true
 	t.state.State, t.state.Error = saga.StepParked, &e
-	t.seen = t.story.releases[t.state.Name.System()]
+	t.seen = t.story.releases[t.state.WaitsFor()]
 	t.story.settle(ctx)
 	if e.Class != saga.Rejected && t.task == nil {
 		t.openGate(ctx)
@@ -152,7 +152,7 @@ func (t *step) park(ctx workflow.Context, failed *saga.ErrorInfo) {
 
 // openGate does not hold the step up: an operator may wake it meanwhile.
 func (t *step) openGate(ctx workflow.Context) {
-	in := activities.GateInput{System: t.state.Name.System()}
+	in := activities.GateInput{System: t.state.WaitsFor()}
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		if err := t.story.persist(ctx, effects.OpenGate, in, nil, "gate of "+in.System); err != nil && ctx.Err() == nil {
 			workflow.GetLogger(ctx).Error("nobody watches the system that the saga waits for: retry it by hand", "system", in.System, "error", err)
@@ -163,7 +163,7 @@ func (t *step) openGate(ctx workflow.Context) {
 // untilWoken waits until an operator wants the step tried again or given up, or
 // the gate says that its system is back. What was rejected is not the gate's.
 func (t *step) untilWoken(ctx workflow.Context) {
-	system := t.state.Name.System()
+	system := t.state.WaitsFor()
 	_ = workflow.Await(ctx, func() bool {
 		released := t.story.releases[system] > t.seen && t.state.Error.Class != saga.Rejected
 		return t.skip != nil || released || t.story.retries > t.answers

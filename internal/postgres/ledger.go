@@ -204,7 +204,7 @@ func blockedOn(o *saga.Outcome) (systems []string, problem *saga.ErrorInfo) {
 		if step.State != saga.StepParked {
 			continue
 		}
-		if system := step.Name.System(); !slices.Contains(systems, system) {
+		if system := step.WaitsFor(); !slices.Contains(systems, system) {
 			systems = append(systems, system)
 		}
 		if problem == nil {
