@@ -15,9 +15,9 @@ import (
 const deadlockTimeout = 5 * time.Second
 
 // sagasInMemory bounds how many open workflows a process keeps ready to go on, at
-// about 50 KB each. The others go on from their history: while a sink is away,
+// about 100 KB each. The others go on from their history: while a sink is away,
 // thousands wait for whom memory would only grow.
-const sagasInMemory = 1000
+const sagasInMemory = 250
 
 // runSagas polls until ctx ends and then lets running activities finish.
 func (w *Worker) runSagas(ctx context.Context) error {
