@@ -181,7 +181,7 @@ func (w *Worker) connect(ctx context.Context) error {
 
 func (w *Worker) dialTemporal() (sdkclient.Client, error) {
 	options := w.config.Systems.Temporal
-	options.Logger = sdklog.NewStructuredLogger(w.log)
+	options.Logger = sagaLog{sdklog.NewStructuredLogger(w.log)}
 	options.MetricsHandler = w.telemetry.SDK()
 	temporal, err := sdkclient.NewLazyClient(options)
 	if err != nil {

@@ -48,7 +48,7 @@ func TestPausedSinks(t *testing.T) {
 func pauseSink(t *testing.T, sink string, o outage) {
 	w := newWorld(t)
 	servers := newServers(t)
-	p := w.startWorker()
+	p := w.startWorker("CAPSAGA_LOG=info,json") // its own default: to log each attempt would be measured too
 	calm := w.writeMany("calm", o.writes/5)
 	before := p.residentMB()
 
