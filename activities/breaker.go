@@ -68,12 +68,14 @@ func (b *breaker) admit(step saga.StepName, now time.Time, quick bool) error {
 }
 
 // record takes an attempt's end into account; err is nil when the sink answered.
-// A failure of an attempt that began before the last answer says nothing new.
-func (b *breaker) record(began, now time.Time, err error) {
+// A failure of an attempt that began before the last answer says nothing new. It
+// reports whether the sink is back by this answer.
+func (b *breaker) record(began, now time.Time, err error) (back bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case err == nil || saga.ClassOf(err) == saga.Rejected:
+		back = !b.failing.IsZero()
 		b.answered, b.failing, b.until = now, time.Time{}, time.Time{}
 	case !began.Before(b.answered):
 		if b.failing.IsZero() {
@@ -81,6 +83,7 @@ func (b *breaker) record(began, now time.Time, err error) {
 		}
 		b.until, b.reason = now.Add(breakerOpen), reasonOf(err)
 	}
+	return back
 }
 
 // reasonOf is what an error says without its system.
@@ -99,7 +102,9 @@ func (a *Saga) request(ctx context.Context, step saga.StepName, do func() error)
 	note := func(err error) {
 		// A caller who gave up says nothing about the sink.
 		if err == nil || !errors.Is(ctx.Err(), context.Canceled) {
-			b.record(began, a.Now(), err)
+			if b.record(began, a.Now(), err) {
+				a.pace.clear(systemOf(step))
+			}
 		}
 	}
 	// A driver that hangs beyond its context has failed too.

@@ -71,4 +71,12 @@ func (p *pace) book(system string, now time.Time, own time.Duration) time.Durati
 	return paceHorizon/2 + rand.N(paceHorizon/2)
 }
 
+// clear forgets the bookings of a system that is back: who fails now fails by
+// itself, and must not queue behind those who will succeed.
+func (p *pace) clear(system string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.booked, system)
+}
+
 func placeOf(moment time.Time) int64 { return moment.UnixNano() / int64(paceGrain) }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/capsaga/capsaga/saga"
 )
 
 func TestPaceOfASingleSagaIsItsBackoff(t *testing.T) {
@@ -31,6 +33,31 @@ func TestPaceGivesTheFirstMomentThatHasRoom(t *testing.T) {
 	require.Equal(t, 200*time.Millisecond, p.book("redis", now, 150*time.Millisecond), "the next place")
 	require.Equal(t, 220*time.Millisecond, p.book("redis", now, 150*time.Millisecond), "beside it")
 	require.Equal(t, 150*time.Millisecond, p.book("kafka", now, 150*time.Millisecond), "another system")
+}
+
+// When the system is back, who fails then does not queue behind those who will not.
+func TestPaceForgetsTheCrowdOfASystemThatIsBack(t *testing.T) {
+	t.Parallel()
+	a := New(Dependencies{})
+	b, now := a.breakers[saga.StepRedis], time.Now()
+	a.Now = func() time.Time { return now }
+	away := &saga.Error{Class: saga.Unavailable, System: "redis", Message: "away"}
+	require.Error(t, a.request(t.Context(), saga.StepRedis, func() error { return away }))
+	require.False(t, b.failing.IsZero())
+	for range 10_000 {
+		a.pace.book("redis", now, time.Second)
+	}
+	require.Greater(t, a.pace.book("redis", now, time.Second), 20*time.Second)
+	now = now.Add(time.Minute)
+	require.NoError(t, a.request(t.Context(), saga.StepRedis, func() error { return nil }))
+	require.Equal(t, time.Second, a.pace.book("redis", now, time.Second))
+
+	// Answers of a system that was not away clear nothing: others may fail beside them.
+	for range 10_000 {
+		a.pace.book("redis", now, time.Second)
+	}
+	require.NoError(t, a.request(t.Context(), saga.StepRedis, func() error { return nil }))
+	require.Greater(t, a.pace.book("redis", now, time.Second), 20*time.Second)
 }
 
 // moments is a heap of attempts to come.

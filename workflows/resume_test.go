@@ -3,6 +3,7 @@ package workflows_test
 import (
 	"context"
 	"encoding/json"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,13 +173,13 @@ func TestEditWhoseAnswerComesLateIsNotTheLastWord(t *testing.T) {
 	row := saga.Owned{Entity: "products", Key: "42"}
 	first, second := activities.ChangeOutput{Version: 1 << 60, Owned: []saga.Owned{row}}, activities.ChangeOutput{Version: 1<<60 + 1, Owned: []saga.Owned{row}}
 	first.Owned[0].ETag = "1-1"
-	answered := false
+	var answered atomic.Bool
 	s.OnActivity("Edit", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.ChangeInput) (activities.ChangeOutput, error) {
 		if in.RequestID == "second" {
-			answered = true
+			answered.Store(true)
 			return second, nil
 		}
-		if !answered {
+		if !answered.Load() {
 			return activities.ChangeOutput{}, activitytest.Unavailable("postgres")
 		}
 		return first, nil
