@@ -202,7 +202,7 @@ func (w *Worker) openStream() error {
 		host = "unknown"
 	}
 	w.reader, err = stream.NewReader(stream.Config{
-		URL: s.PostgresURL, Slot: slot, Publications: []string{saga.PublicationKafka},
+		URL: s.PostgresURL, Slot: slot, Publications: []string{saga.PublicationKafka}, Sink: saga.Kafka,
 		Holder: fmt.Sprintf("%s:%d", host, os.Getpid()), Registry: w.db, Database: w.db.Pool(),
 		Handler: kafkapub.Open(w.kafka, kafkapub.Config{
 			Prefix: s.Prefix, DatabaseName: w.db.Pool().Config().ConnConfig.Database, Database: w.db.Pool(),

@@ -60,6 +60,7 @@ func (idle) Change(context.Context, *stream.Transaction, *stream.Change) error {
 func (idle) Commit(context.Context, *stream.Transaction) error                 { return nil }
 func (idle) Trouble() error                                                    { return nil }
 func (idle) Close()                                                            {}
+func (idle) Mark(context.Context, *stream.Transaction, *saga.BackfillMessage) error { return nil }
 func (idle) Truncate(context.Context, *stream.Transaction, []*stream.Relation, int) error {
 	return nil
 }

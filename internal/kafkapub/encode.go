@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/capsaga/capsaga/internal/pgtext"
 )
 
 const (
@@ -35,14 +37,14 @@ const (
 // -9223372036832400000, infinite dates the greatest and least 32-bit integers;
 // infinite timestamptz are the strings "infinity" and "-infinity". Unlike
 // Debezium, geometric types, hstore and composites are text too.
-func appendValue(dst []byte, info *typeInfo, modifier int32, text []byte) []byte {
+func appendValue(dst []byte, info *pgtext.Type, modifier int32, text []byte) []byte {
 	if modifier == -1 {
-		modifier = info.modifier
+		modifier = info.Modifier
 	}
-	if info.element != nil {
+	if info.Element != nil {
 		return appendArray(dst, info, modifier, text)
 	}
-	switch info.oid {
+	switch info.OID {
 	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.OIDOID, pgtype.XIDOID, pgtype.CIDOID:
 		return append(dst, text...)
 	case pgtype.Float4OID, pgtype.Float8OID:
@@ -54,9 +56,9 @@ func appendValue(dst []byte, info *typeInfo, modifier int32, text []byte) []byte
 	case pgtype.ByteaOID:
 		return appendBytes(dst, text)
 	case pgtype.BitOID, pgtype.VarbitOID:
-		return appendBits(dst, info.oid, text)
+		return appendBits(dst, info.OID, text)
 	}
-	if out, ok := appendTemporal(dst, info.oid, modifier, text); ok {
+	if out, ok := appendTemporal(dst, info.OID, modifier, text); ok {
 		return out
 	}
 	return appendString(dst, text)
@@ -162,104 +164,16 @@ func appendEscaped(dst []byte, c byte) []byte {
 	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 }
 
-// appendArray appends an array. One whose text it cannot read, of a type that
+// appendArray appends an array. One whose text cannot be read, of a type that
 // came with an extension, is appended as text.
-func appendArray(dst []byte, info *typeInfo, modifier int32, text []byte) []byte {
-	p := arrayParser{text: text, info: info, modifier: modifier}
-	p.skipBounds()
-	out, ok := p.array(dst)
-	if !ok || p.at != len(p.text) {
+func appendArray(dst []byte, info *pgtext.Type, modifier int32, text []byte) []byte {
+	out, ok := pgtext.AppendArray(dst, text, info.Delimiter, func(dst, element []byte) []byte {
+		return appendValue(dst, info.Element, modifier, element)
+	})
+	if !ok {
 		return appendString(dst, text)
 	}
 	return out
-}
-
-// arrayParser reads the text form of an array: {1,NULL,"a \"b\""}, nested for
-// more dimensions, after bounds such as [0:2]= where they are not from 1.
-type arrayParser struct {
-	text     []byte
-	at       int
-	info     *typeInfo
-	modifier int32
-	value    []byte // of the element that is being read, unescaped
-}
-
-func (p *arrayParser) skipBounds() {
-	if len(p.text) > 0 && p.text[0] == '[' {
-		for i, c := range p.text {
-			if c == '=' {
-				p.at = i + 1
-				return
-			}
-		}
-	}
-}
-
-func (p *arrayParser) peek() byte {
-	if p.at < len(p.text) {
-		return p.text[p.at]
-	}
-	return 0
-}
-
-func (p *arrayParser) array(dst []byte) ([]byte, bool) {
-	if p.peek() != '{' {
-		return dst, false
-	}
-	p.at++
-	dst = append(dst, '[')
-	if p.peek() == '}' {
-		p.at++
-		return append(dst, ']'), true
-	}
-	for {
-		var ok bool
-		if p.peek() == '{' {
-			dst, ok = p.array(dst)
-		} else {
-			dst, ok = p.element(dst)
-		}
-		if !ok {
-			return dst, false
-		}
-		switch p.peek() {
-		case p.info.delimiter:
-			p.at++
-			dst = append(dst, ',')
-		case '}':
-			p.at++
-			return append(dst, ']'), true
-		default:
-			return dst, false
-		}
-	}
-}
-
-func (p *arrayParser) element(dst []byte) ([]byte, bool) {
-	p.value = p.value[:0]
-	quoted := p.peek() == '"'
-	if quoted {
-		p.at++
-	}
-	for p.at < len(p.text) {
-		c := p.text[p.at]
-		switch {
-		case c == '\\' && p.at+1 < len(p.text):
-			p.at++
-			c = p.text[p.at]
-		case quoted && c == '"':
-			p.at++
-			return appendValue(dst, p.info.element, p.modifier, p.value), true
-		case !quoted && (c == p.info.delimiter || c == '}'):
-			if string(p.value) == "NULL" {
-				return append(dst, "null"...), true
-			}
-			return appendValue(dst, p.info.element, p.modifier, p.value), len(p.value) > 0
-		}
-		p.value = append(p.value, c)
-		p.at++
-	}
-	return dst, false
 }
 
 // Debezium's values for infinite dates and timestamps.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/capsaga/capsaga/internal/kafka"
+	"github.com/capsaga/capsaga/internal/pgtext"
 	"github.com/capsaga/capsaga/internal/stream"
 	"github.com/capsaga/capsaga/saga"
 )
@@ -26,7 +27,7 @@ type plan struct {
 
 type planColumn struct {
 	name     []byte // `"name":`, as JSON
-	info     *typeInfo
+	info     *pgtext.Type
 	modifier int32
 }
 
@@ -39,7 +40,7 @@ func (s *session) newPlan(ctx context.Context, relation *stream.Relation) (*plan
 	}
 	p := &plan{relation: relation, topic: topic, source: s.sourceOf(relation.Table)}
 	for _, c := range relation.Columns {
-		info, err := s.types.lookup(ctx, c.TypeOID)
+		info, err := s.types.Lookup(ctx, c.TypeOID)
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/capsaga/capsaga/internal/kafka"
+	"github.com/capsaga/capsaga/internal/pgtext"
 	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/internal/stream"
 	"github.com/capsaga/capsaga/saga"
@@ -53,7 +54,7 @@ type Config struct {
 // Publisher publishes a stream to Kafka. It is a stream.Handler.
 type Publisher struct {
 	config Config
-	types  *types
+	types  *pgtext.Types
 }
 
 // Open returns a publisher to a cluster.
@@ -68,7 +69,7 @@ func New(config Config) *Publisher {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
-	return &Publisher{config: config, types: newTypes(config.Database)}
+	return &Publisher{config: config, types: pgtext.NewTypes(config.Database)}
 }
 
 // CatalogSettings returns the topic settings of the catalog's entities, for

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/capsaga/capsaga/internal/kafka"
+	"github.com/capsaga/capsaga/internal/pgtext"
 	"github.com/capsaga/capsaga/internal/stream"
 	"github.com/capsaga/capsaga/saga"
 )
@@ -16,7 +17,7 @@ import (
 // session publishes for one holder of the stream.
 type session struct {
 	config   Config
-	types    *types
+	types    *pgtext.Types
 	producer Producer
 	log      *slog.Logger
 
@@ -44,6 +45,9 @@ func (s *session) Begin(_ context.Context, tx *stream.Transaction) error {
 	s.setHeaders(nil)
 	return nil
 }
+
+// Mark has no meaning here: the rows of a backfill are events in their place.
+func (s *session) Mark(context.Context, *stream.Transaction, *saga.BackfillMessage) error { return nil }
 
 // Commit ends a transaction; its records are out already.
 func (s *session) Commit(context.Context, *stream.Transaction) error { return nil }

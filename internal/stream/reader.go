@@ -25,6 +25,8 @@ type Config struct {
 	URL          string
 	Slot         string
 	Publications []string
+	// Sink is whose stream this is: the backfills of others are passed over.
+	Sink saga.Sink
 	// Holder names this process to people, such as host:pid.
 	Holder   string
 	Registry Registry

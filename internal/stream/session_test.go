@@ -39,6 +39,7 @@ func (r *recorder) Begin(context.Context, *Transaction) error  { return nil }
 func (r *recorder) Commit(context.Context, *Transaction) error { return nil }
 func (r *recorder) Trouble() error                             { return nil }
 func (r *recorder) Close()                                     {}
+func (r *recorder) Mark(context.Context, *Transaction, *saga.BackfillMessage) error { return nil }
 func (r *recorder) Truncate(context.Context, *Transaction, []*Relation, int) error {
 	return errRefused
 }

@@ -55,6 +55,7 @@ const (
 	Insert Op = 'I'
 	Update Op = 'U'
 	Delete Op = 'D'
+	Read   Op = 'R' // the row as a backfill found it; Old is nil
 )
 
 // Change is one row's change.
@@ -125,6 +126,9 @@ type Session interface {
 	// Truncate is told of tables that were emptied; its index is that of a
 	// change.
 	Truncate(ctx context.Context, tx *Transaction, tables []*Relation, index int) error
+	// Mark is told of a backfill's begin and end; its chunks come as changes of Op
+	// Read.
+	Mark(ctx context.Context, tx *Transaction, mark *saga.BackfillMessage) error
 	Commit(ctx context.Context, tx *Transaction) error
 	// Trouble returns what keeps records from being acknowledged, or nil.
 	Trouble() error
