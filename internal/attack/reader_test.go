@@ -54,12 +54,12 @@ func (a *arena) readSagas(ctx context.Context, until saga.LSN) (map[string]reade
 // idle is a handler that publishes nothing.
 type idle struct{}
 
-func (idle) Start(context.Context, stream.Lease) (stream.Session, error)       { return idle{}, nil }
-func (idle) Begin(context.Context, *stream.Transaction) error                  { return nil }
-func (idle) Change(context.Context, *stream.Transaction, *stream.Change) error { return nil }
-func (idle) Commit(context.Context, *stream.Transaction) error                 { return nil }
-func (idle) Trouble() error                                                    { return nil }
-func (idle) Close()                                                            {}
+func (idle) Start(context.Context, stream.Lease) (stream.Session, error)            { return idle{}, nil }
+func (idle) Begin(context.Context, *stream.Transaction) error                       { return nil }
+func (idle) Change(context.Context, *stream.Transaction, *stream.Change) error      { return nil }
+func (idle) Commit(context.Context, *stream.Transaction) error                      { return nil }
+func (idle) Trouble() error                                                         { return nil }
+func (idle) Close()                                                                 {}
 func (idle) Mark(context.Context, *stream.Transaction, *saga.BackfillMessage) error { return nil }
 func (idle) Truncate(context.Context, *stream.Transaction, []*stream.Relation, int) error {
 	return nil

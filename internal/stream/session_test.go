@@ -35,10 +35,10 @@ type published struct {
 
 var errRefused = &saga.Error{Class: saga.Rejected, System: "kafka", Message: "refused"}
 
-func (r *recorder) Begin(context.Context, *Transaction) error  { return nil }
-func (r *recorder) Commit(context.Context, *Transaction) error { return nil }
-func (r *recorder) Trouble() error                             { return nil }
-func (r *recorder) Close()                                     {}
+func (r *recorder) Begin(context.Context, *Transaction) error                       { return nil }
+func (r *recorder) Commit(context.Context, *Transaction) error                      { return nil }
+func (r *recorder) Trouble() error                                                  { return nil }
+func (r *recorder) Close()                                                          {}
 func (r *recorder) Mark(context.Context, *Transaction, *saga.BackfillMessage) error { return nil }
 func (r *recorder) Truncate(context.Context, *Transaction, []*Relation, int) error {
 	return errRefused
