@@ -157,6 +157,9 @@ func (e *Entity) Sinks() []Sink {
 	return sinks
 }
 
+// HasSink reports whether the entity's rows go to a sink.
+func (e *Entity) HasSink(sink Sink) bool { return slices.Contains(e.Sinks(), sink) }
+
 // PolicyFor returns what the catalog says of a sink's steps: the sink's policy,
 // and what that leaves out, the entity's.
 func (e *Entity) PolicyFor(sink Sink) Policy {

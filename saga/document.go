@@ -11,6 +11,9 @@ type Document struct {
 	// Row is the row's columns as one JSON object; nil means that the row was
 	// deleted and that the version is its tombstone's.
 	Row json.RawMessage
+	// Again says that an earlier part of the same transaction may have been applied
+	// at the same version: then equal is newer.
+	Again bool
 }
 
 // Deleted reports whether the document is a tombstone.

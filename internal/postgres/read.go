@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,8 +37,92 @@ type RowRead struct {
 // later apply is still newer, and every older one still older.) Otherwise someone holds or held the row's lock: the position
 // is taken under a lock of our own, and used once it is flushed.
 func (db *DB) ReadRow(ctx context.Context, e *saga.Entity, key string) (RowRead, error) {
+	var read RowRead
+	err := db.reading(ctx, func() (err error) {
+		read, err = db.readRow(ctx, e, key)
+		return err
+	})
+	return read, classify(fmt.Sprintf("read %s/%s", e.Name, key), err)
+}
+
+// ReadRows reads rows of an entity by their KEYENC, in one exchange with the
+// server; the answer has an entry per key, in their order. It waits until the
+// transactions of after are visible: a stream hears of a commit before others see
+// it, by as long as a synchronous replica takes. Unlike ReadRow it does not lock: a
+// row that another transaction holds, or held, has no version.
+func (db *DB) ReadRows(ctx context.Context, e *saga.Entity, keys []string, after []uint32) ([]RowRead, error) {
+	var read []RowRead
+	action := fmt.Sprintf("read %d rows of %s", len(keys), e.Name)
+	for wait := time.Millisecond; ; wait *= 2 {
+		var seen snapshot
+		err := db.reading(ctx, func() (err error) {
+			read, seen, err = db.readRows(ctx, e, keys)
+			return err
+		})
+		if err != nil {
+			return nil, classify(action, err)
+		}
+		hidden, found := seen.hides(after)
+		if !found {
+			return read, nil
+		}
+		if wait > maxUnseenWait {
+			return nil, &saga.Error{
+				Class: saga.Unavailable, System: "postgres", Code: saga.CodeUnavailable,
+				Message: fmt.Sprintf("%s: transaction %d has committed and is not visible yet: it waits for its synchronous replica; bring that back, or take it from synchronous_standby_names", action, hidden),
+			}
+		}
+		if err := pause(ctx, wait); err != nil {
+			return nil, classify(action, err)
+		}
+	}
+}
+
+// maxUnseenWait bounds the pauses for a commit to become visible, about half of
+// the wait in all.
+const maxUnseenWait = 256 * time.Millisecond
+
+// snapshot says which transactions are visible, as pg_current_snapshot does.
+type snapshot struct {
+	next    uint64 // all from here on are not
+	running []uint64
+}
+
+func parseSnapshot(text string) (s snapshot, err error) {
+	parts := strings.Split(text, ":")
+	if len(parts) != 3 {
+		return s, fmt.Errorf("snapshot %q: want xmin:xmax:list", text)
+	}
+	if s.next, err = strconv.ParseUint(parts[1], 10, 64); err != nil || parts[2] == "" {
+		return s, err
+	}
+	for id := range strings.SplitSeq(parts[2], ",") {
+		n, err := strconv.ParseUint(id, 10, 64)
+		if err != nil {
+			return s, err
+		}
+		s.running = append(s.running, n)
+	}
+	return s, nil
+}
+
+// hides returns one of the transactions that is not visible. Their ids are the low
+// halves of those of the snapshot, and less than half of those are in use.
+func (s snapshot) hides(ids []uint32) (id uint32, found bool) {
+	for _, id := range ids {
+		behind := int32(id - uint32(s.next))                                         //nolint:gosec // the difference is small where the numbers wrap
+		if behind >= 0 || slices.Contains(s.running, s.next+uint64(int64(behind))) { //nolint:gosec // negative
+			return id, true
+		}
+	}
+	return 0, false
+}
+
+// reading repeats a read that found another server, or another table, than it
+// knew.
+func (db *DB) reading(ctx context.Context, read func() error) error {
 	for try := 1; ; try++ {
-		read, err := db.readRow(ctx, e, key)
+		err := read()
 		if errors.Is(err, errEpochUnknown) {
 			if _, err = db.verifyEpoch(ctx); err == nil && try < maxTries {
 				continue
@@ -45,8 +132,48 @@ func (db *DB) ReadRow(ctx context.Context, e *saga.Entity, key string) (RowRead,
 			db.forgetTables()
 			continue
 		}
-		return read, classify(fmt.Sprintf("read %s/%s", e.Name, key), err)
+		return err
 	}
+}
+
+func (db *DB) readRows(ctx context.Context, e *saga.Entity, keys []string) ([]RowRead, snapshot, error) {
+	rows := make([]RowRead, len(keys))
+	locked := make([]string, len(keys))
+	var flushed, visible string
+	var epoch saga.Epoch
+	var batch pgx.Batch
+	batch.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+	batch.Queue("SELECT pg_current_wal_flush_lsn()::text, pg_current_snapshot()::text").QueryRow(func(row pgx.Row) error { return row.Scan(&flushed, &visible) })
+	batch.Queue(serverNow).QueryRow(func(row pgx.Row) (err error) {
+		epoch, err = db.checkEpoch(row)
+		return err
+	})
+	for i, key := range keys {
+		s, t, err := db.readByKey(ctx, e, key)
+		if err != nil {
+			return nil, snapshot{}, err
+		}
+		batch.Queue(s.sql, s.args...).QueryRow(func(row pgx.Row) error { return rows[i].scan(row, &locked[i]) })
+		if i == len(keys)-1 {
+			t.queueStamp(&batch)
+		}
+	}
+	batch.Queue("COMMIT")
+	if err := db.sendOnOne(ctx, &batch); err != nil {
+		return nil, snapshot{}, err
+	}
+	seen, err := parseSnapshot(visible)
+	if err != nil {
+		return nil, seen, err
+	}
+	sound, err := version(epoch, flushed)
+	for i := range rows {
+		rows[i].ETag = etag(epoch, rows[i].ETag)
+		if locked[i] == "0" {
+			rows[i].Version = sound
+		}
+	}
+	return rows, seen, err
 }
 
 func (db *DB) readRow(ctx context.Context, e *saga.Entity, key string) (RowRead, error) {

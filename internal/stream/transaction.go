@@ -73,6 +73,20 @@ type Change struct {
 	New     Tuple // nil for a delete
 }
 
+// FillUnchanged takes large values that an update left as they were from the old
+// row, where the server sent it.
+func (c *Change) FillUnchanged() {
+	for i := range c.New {
+		if c.New[i].Kind != Unchanged || i >= len(c.Old) {
+			continue
+		}
+		// Without the whole old row, only key columns have a value in it.
+		if old := c.Old[i]; old.Kind == Text || c.OldFull && old.Kind == Null {
+			c.New[i] = old
+		}
+	}
+}
+
 // Tuple is a row's values, in the order of the relation's columns.
 type Tuple []Value
 

@@ -1,0 +1,194 @@
+package sinkpub
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/capsaga/capsaga/internal/pgtext"
+	"github.com/capsaga/capsaga/internal/stream"
+	"github.com/capsaga/capsaga/saga"
+)
+
+// A saga's transaction is held until its end says which rows are the saga's own,
+// up to these bounds.
+const (
+	maxHeld      = 10_000
+	maxHeldBytes = 8 << 20
+)
+
+// session applies for one holder of the stream.
+type session struct {
+	config  Config
+	types   *pgtext.Types
+	applier *applier
+	running sync.WaitGroup
+	cancel  context.CancelFunc
+
+	shapes   map[uint32]*shape
+	rebuilds map[string]*rebuild // by entity
+	resumed  bool                // the rebuilds that an earlier holder left are known
+
+	held      []heldItem
+	heldBytes int
+	holding   bool
+}
+
+// heldItem is a row of a saga's transaction.
+type heldItem struct {
+	item
+	table saga.Table
+}
+
+// Begin starts a transaction.
+func (s *session) Begin(ctx context.Context, tx *stream.Transaction) error {
+	if !s.resumed {
+		if err := s.resumeRebuilds(ctx); err != nil {
+			return err
+		}
+	}
+	s.passRebuilds(tx.CommitLSN)
+	s.held, s.heldBytes = s.held[:0], 0
+	s.applier.queue.begin(tx.Version)
+	return nil
+}
+
+// Change applies a row's change.
+func (s *session) Change(ctx context.Context, tx *stream.Transaction, change *stream.Change) error {
+	p, err := s.shape(ctx, change.Relation)
+	if err != nil || p == nil {
+		return err
+	}
+	change.FillUnchanged()
+	if change.Op == stream.Delete || change.Op == stream.Update && change.Old != nil && !p.sameKey(change.Old, change.New) {
+		key, err := p.keyOf(change.Old)
+		if err != nil {
+			return err
+		}
+		if err := s.put(ctx, tx, p, item{Document: saga.Document{Key: key}}, change.Op); err != nil {
+			return err
+		}
+	}
+	if change.Op == stream.Delete {
+		return nil
+	}
+	key, err := p.keyOf(change.New)
+	if err != nil {
+		return err
+	}
+	i := item{Document: saga.Document{Key: key, Row: p.rowJSON(change.New)}}
+	i.reread = i.Row == nil
+	return s.put(ctx, tx, p, i, change.Op)
+}
+
+// put hands an item on, or holds it while it may be a saga's own.
+func (s *session) put(ctx context.Context, tx *stream.Transaction, p *shape, i item, op stream.Op) (err error) {
+	i.Entity, i.entity, i.Version, i.committed = p.entity.Name, p.entity, tx.Version, tx.CommitTime.Unix()
+	i.xid, i.current = tx.XID, true
+	if r := s.rebuilds[p.entity.Name]; r != nil && r.index != "" {
+		i.next = r.index
+		i.current = !(op == stream.Read && r.filling) // it has the row, at its own version
+	}
+	if i.done, err = tx.Track(ctx, len(i.Row)+len(i.Key)+itemOverhead); err != nil {
+		return err
+	}
+	if tx.Saga == nil || len(s.held) >= maxHeld || s.heldBytes >= maxHeldBytes {
+		if err := s.release(ctx, nil); err != nil {
+			return err
+		}
+		return s.applier.queue.add(ctx, i)
+	}
+	s.held = append(s.held, heldItem{i, p.relation.Table})
+	s.heldBytes += len(i.Row)
+	return nil
+}
+
+// itemOverhead is what an item takes in memory beside its row.
+const itemOverhead = 200
+
+// release hands on what was held but for the rows that a saga owns.
+func (s *session) release(ctx context.Context, own func(heldItem) bool) error {
+	for _, h := range s.held {
+		if own != nil && own(h) {
+			if h.next == "" && !s.switching(h.entity.Name) {
+				h.done(nil)
+				continue
+			}
+			// The saga brings the row to the present index, which may be the former one.
+			h.current = s.switching(h.entity.Name)
+		}
+		if err := s.applier.queue.add(ctx, h.item); err != nil {
+			return err
+		}
+	}
+	clear(s.held)
+	s.held = s.held[:0]
+	return nil
+}
+
+// Commit ends a transaction.
+func (s *session) Commit(ctx context.Context, tx *stream.Transaction) error {
+	var own func(heldItem) bool
+	if tx.End != nil {
+		own = ownedBy(tx.End)
+	}
+	if err := s.release(ctx, own); err != nil {
+		return err
+	}
+	s.applier.queue.end()
+	return nil
+}
+
+func ownedBy(end *saga.EndMessage) func(heldItem) bool {
+	owned := map[rowKey]bool{}
+	for _, o := range end.Owned {
+		for _, key := range o.Keys {
+			owned[rowKey{o.Table, key}] = true
+		}
+	}
+	return func(h heldItem) bool { return owned[rowKey{h.table.String(), h.Key}] }
+}
+
+// Truncate empties the entities of the tables.
+func (s *session) Truncate(ctx context.Context, tx *stream.Transaction, tables []*stream.Relation, _ int) error {
+	for _, relation := range tables {
+		e := s.config.entities[relation.Table]
+		if e == nil {
+			continue
+		}
+		// What the transaction did to the rows before does not matter any more.
+		s.held = slices.DeleteFunc(s.held, func(h heldItem) bool {
+			if h.entity != e {
+				return false
+			}
+			h.done(nil)
+			return true
+		})
+		if err := s.applier.queue.drain(ctx); err != nil {
+			return err
+		}
+		s.config.Logger.Info("a TRUNCATE empties the entity", "entity", e.Name, "version", tx.Version)
+		err := s.applier.persist(ctx, func(ctx context.Context) error {
+			return s.config.Store.Truncate(ctx, e.Name, tx.Version)
+		})
+		if err != nil {
+			return err
+		}
+		s.abandonRebuild(e.Name)
+	}
+	return nil
+}
+
+// Trouble returns what keeps rows from being applied.
+func (s *session) Trouble() error {
+	if err := s.applier.trouble.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Close drops what is not applied and returns when nothing is under way.
+func (s *session) Close() {
+	s.cancel()
+	s.running.Wait()
+}
