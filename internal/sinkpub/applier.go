@@ -2,7 +2,9 @@ package sinkpub
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -15,10 +17,44 @@ type applier struct {
 	config  Config
 	queue   *queue
 	trouble atomic.Pointer[error]
+	pause   func(try int) time.Duration // before the next attempt
 }
 
 func newApplier(config Config) *applier {
-	return &applier{config: config, queue: newQueue(config.MaxDocuments)}
+	return &applier{config: config, queue: newQueue(config.MaxDocuments), pause: backoff}
+}
+
+const (
+	retryFirst = 100 * time.Millisecond
+	retryLast  = 2 * time.Second
+)
+
+// backoff doubles, and is spread over its upper half.
+func backoff(try int) time.Duration {
+	pause := retryLast
+	if try < 5 {
+		pause = retryFirst << try
+	}
+	return pause/2 + rand.N(pause/2)
+}
+
+// persist repeats an action until it is done or ctx ends, and says meanwhile what
+// keeps it. What a system refuses is repeated as well: an operator has to mend it,
+// and nothing may be skipped.
+func (a *applier) persist(ctx context.Context, action func(context.Context) error) error {
+	for try := 0; ; try++ {
+		err := action(ctx)
+		if err == nil || ctx.Err() != nil {
+			a.trouble.Store(nil)
+			return errors.Join(err, ctx.Err())
+		}
+		a.trouble.Store(&err)
+		select {
+		case <-time.After(a.pause(try)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // run applies batches until ctx ends. One that is not done by then is never said

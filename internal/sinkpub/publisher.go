@@ -2,9 +2,7 @@ package sinkpub
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"time"
 
 	"github.com/capsaga/capsaga/internal/pgtext"
 	"github.com/capsaga/capsaga/internal/postgres"
@@ -108,28 +106,4 @@ func (p *Publisher) Start(ctx context.Context, _ stream.Lease) (stream.Session, 
 		s.running.Go(func() { s.applier.run(applying) })
 	}
 	return s, nil
-}
-
-const (
-	retryFirst = 100 * time.Millisecond
-	retryLast  = 2 * time.Second
-)
-
-// persist repeats an action until it is done or ctx ends, and says meanwhile what
-// keeps it. What a system refuses is repeated as well: an operator has to mend it,
-// and nothing may be skipped.
-func (a *applier) persist(ctx context.Context, action func(context.Context) error) error {
-	for pause := retryFirst; ; pause = min(pause*2, retryLast) {
-		err := action(ctx)
-		if err == nil || ctx.Err() != nil {
-			a.trouble.Store(nil)
-			return errors.Join(err, ctx.Err())
-		}
-		a.trouble.Store(&err)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }

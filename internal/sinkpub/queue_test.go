@@ -1,0 +1,100 @@
+package sinkpub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+// flaky is a store that keeps the rules, and whose requests fail as it is told,
+// before or after they had their effect.
+type flaky struct {
+	mu   sync.Mutex
+	docs map[string]saga.Document
+	next func() int
+}
+
+func (f *flaky) Apply(_ context.Context, docs []saga.Document) ([]saga.Applied, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	outcome := f.next()
+	if outcome == 1 {
+		return nil, errors.New("not sent")
+	}
+	applied := make([]saga.Applied, len(docs))
+	for i, doc := range docs {
+		held, known := f.docs[doc.Key]
+		if !known || held.Version < doc.Version || held.Version == doc.Version && doc.Again {
+			f.docs[doc.Key], applied[i].Changed = doc, true
+		}
+	}
+	if outcome == 2 {
+		return nil, errors.New("not answered")
+	}
+	return applied, nil
+}
+
+func (*flaky) Truncate(context.Context, string, saga.Version) error     { return nil }
+func (*flaky) Sweep(context.Context, string, saga.Version) (int, error) { return 0, nil }
+
+// However transactions fall into requests, and however those fail, the sink ends
+// with the last change of each row, and everything is said to be done.
+func TestQueueProperty(t *testing.T) {
+	t.Parallel()
+	entity := &saga.Entity{Name: "t", Redis: &saga.RedisSink{}}
+	rapid.Check(t, func(t *rapid.T) {
+		sizes := rapid.SliceOfN(rapid.IntRange(0, 12), 1, 12).Draw(t, "sizes of the transactions")
+		keys := rapid.SliceOfN(rapid.IntRange(0, 4), 150, 150).Draw(t, "keys")
+		failures := rapid.SliceOfN(rapid.IntRange(0, 6), 200, 200).Draw(t, "failures")
+		drainAfter := rapid.IntRange(0, 100).Draw(t, "drain after")
+		at := 0
+		store := &flaky{docs: map[string]saga.Document{}, next: func() int {
+			at++
+			return failures[at%len(failures)]
+		}}
+		a := newApplier(Config{Store: store, MaxDocuments: rapid.IntRange(1, 5).Draw(t, "documents a request")})
+		a.pause = func(int) time.Duration { return 0 }
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var running sync.WaitGroup
+		for range requests {
+			running.Go(func() { a.run(ctx) })
+		}
+		want := map[string]string{}
+		var pending sync.WaitGroup
+		n := 0
+		for tx, size := range sizes {
+			version := saga.Version(tx + 1)
+			a.queue.begin(version)
+			for range size {
+				n++
+				key := fmt.Sprint(keys[n%len(keys)])
+				doc := saga.Document{Entity: "t", Key: key, Version: version, Row: fmt.Append(nil, n)}
+				want[key] = string(doc.Row)
+				pending.Add(1)
+				require.NoError(t, a.queue.add(ctx, item{Document: doc, entity: entity, current: true, committed: 1 << 40, done: func(error) { pending.Done() }}))
+				if n == drainAfter {
+					require.NoError(t, a.queue.drain(ctx))
+				}
+			}
+			a.queue.end()
+		}
+		require.NoError(t, a.queue.drain(ctx))
+		pending.Wait()
+		got := map[string]string{}
+		for key, doc := range store.docs {
+			got[key] = string(doc.Row)
+		}
+		require.Equal(t, want, got)
+		cancel()
+		running.Wait()
+	})
+}
