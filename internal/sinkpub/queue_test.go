@@ -24,8 +24,13 @@ type flaky struct {
 
 func (f *flaky) Apply(_ context.Context, docs []saga.Document) ([]saga.Applied, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	outcome := f.next()
+	f.mu.Unlock()
+	if outcome > 4 { // overtaken by whoever else is under way
+		time.Sleep(200 * time.Microsecond)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if outcome == 1 {
 		return nil, errors.New("not sent")
 	}
