@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -38,7 +39,7 @@ func (w *world) inPostgres(table string) map[string]row {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	found, err := w.db.Query(ctx, "SELECT id::text, row_to_json(t)::text FROM "+pgx.Identifier{table}.Sanitize()+" t")
+	found, err := w.db.Query(ctx, "SELECT "+w.key(table)+"::text, row_to_json(t)::text FROM "+pgx.Identifier{table}.Sanitize()+" t")
 	require.NoError(w.t, err)
 	rows := map[string]row{}
 	var id, text string
@@ -56,16 +57,26 @@ func (w *world) inRedis(entity string) map[string]row {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	rows := map[string]row{}
-	keys := w.redis.Scan(ctx, 0, w.stack.Prefix.RedisKey(entity, "*"), 1000).Iterator()
-	for keys.Next(ctx) {
-		fields, err := w.redis.HGetAll(ctx, keys.Val()).Result()
+	prefix := w.stack.Prefix.RedisKey(entity, "")
+	for cursor, first := uint64(0), true; first || cursor != 0; first = false {
+		keys, next, err := w.redis.Scan(ctx, cursor, prefix+"*", 1000).Result()
 		require.NoError(w.t, err)
-		require.Len(w.t, fields["v"], 19, keys.Val())
-		if fields["del"] == "" {
-			rows[strings.TrimPrefix(keys.Val(), w.stack.Prefix.RedisKey(entity, ""))] = parseRow(w.t, []byte(fields["d"]))
+		cursor = next
+		pipe := w.redis.Pipeline()
+		answers := make([]*goredis.MapStringStringCmd, len(keys))
+		for i, key := range keys {
+			answers[i] = pipe.HGetAll(ctx, key)
+		}
+		_, err = pipe.Exec(ctx)
+		require.NoError(w.t, err)
+		for i, key := range keys {
+			fields := answers[i].Val()
+			require.Len(w.t, fields["v"], 19, key)
+			if fields["del"] == "" {
+				rows[strings.TrimPrefix(key, prefix)] = parseRow(w.t, []byte(fields["d"]))
+			}
 		}
 	}
-	require.NoError(w.t, keys.Err())
 	return rows
 }
 
@@ -73,23 +84,30 @@ func (w *world) inRedis(entity string) map[string]row {
 func (w *world) inElasticsearch(entity string) map[string]row {
 	w.t.Helper()
 	w.elasticsearch(http.MethodPost, "/"+w.index(entity)+"/_refresh", "")
-	answer := w.elasticsearch(http.MethodPost, "/"+w.index(entity)+"/_search", `{"size": 10000, "query": {"match_all": {}}}`)
-	var found struct {
-		Hits struct {
-			Total struct{ Value int }
-			Hits  []struct {
-				ID     string          `json:"_id"`
-				Source json.RawMessage `json:"_source"`
+	answer := w.elasticsearch(http.MethodPost, "/"+w.index(entity)+"/_search?scroll=1m", `{"size": 5000, "track_total_hits": true, "sort": ["_doc"]}`)
+	rows := map[string]row{}
+	for {
+		var found struct {
+			ScrollID string `json:"_scroll_id"`
+			Hits     struct {
+				Hits []struct {
+					ID     string          `json:"_id"`
+					Source json.RawMessage `json:"_source"`
+				}
 			}
 		}
+		require.NoError(w.t, json.Unmarshal(answer, &found))
+		scroll, err := json.Marshal(map[string]string{"scroll": "1m", "scroll_id": found.ScrollID})
+		require.NoError(w.t, err)
+		if len(found.Hits.Hits) == 0 {
+			w.elasticsearch(http.MethodDelete, "/_search/scroll", string(scroll))
+			return rows
+		}
+		for _, hit := range found.Hits.Hits {
+			rows[hit.ID] = parseRow(w.t, hit.Source)
+		}
+		answer = w.elasticsearch(http.MethodPost, "/_search/scroll", string(scroll))
 	}
-	require.NoError(w.t, json.Unmarshal(answer, &found))
-	rows := map[string]row{}
-	for _, hit := range found.Hits.Hits {
-		rows[hit.ID] = parseRow(w.t, hit.Source)
-	}
-	require.Len(w.t, rows, found.Hits.Total.Value, "the index holds more documents than one search returns")
-	return rows
 }
 
 // requireSameRows compares by content and names a few of the rows that differ.

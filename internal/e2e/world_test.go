@@ -37,6 +37,8 @@ type world struct {
 	t           testing.TB
 	stack       stacktest.Stack
 	catalogPath string
+	keyless     bool              // tables without a key are published too
+	keys        map[string]string // of tables whose key is not the column id
 	db          *pgxpool.Pool
 	redis       *goredis.Client
 	temporal    sdkclient.Client
@@ -51,8 +53,26 @@ func newWorld(t testing.TB) *world {
 
 func newWorldWith(t testing.TB, catalogPath string) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
-	defer cancel()
+	w := connect(t, catalogPath)
+	schema, err := os.ReadFile(filepath.Join(root, "deploy", "demo", "schema.sql"))
+	require.NoError(t, err)
+	w.exec(string(schema))
+	w.apply()
+	return w
+}
+
+// key returns the column that identifies the rows of a table.
+func (w *world) key(table string) string {
+	if key := w.keys[table]; key != "" {
+		return key
+	}
+	return "id"
+}
+
+// connect makes an instance without tables, to which no catalog is applied yet.
+func connect(t testing.TB, catalogPath string) *world {
+	t.Helper()
+	ctx := context.Background()
 	w := &world{t: t, stack: stacktest.New(t)}
 	var err error
 	w.catalogPath, err = filepath.Abs(catalogPath)
@@ -72,16 +92,14 @@ func newWorldWith(t testing.TB, catalogPath string) *world {
 	t.Cleanup(w.temporal.Close)
 	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: w.stack.Prefix})
 	require.NoError(t, err)
-	schema, err := os.ReadFile(filepath.Join(root, "deploy", "demo", "schema.sql"))
-	require.NoError(t, err)
-	w.exec(string(schema))
-	w.apply(ctx)
 	return w
 }
 
 // apply provisions what the catalog names, and takes it away after the test.
-func (w *world) apply(ctx context.Context) {
+func (w *world) apply() {
 	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	defer cancel()
 	file, err := catalog.Load(w.catalogPath)
 	require.NoError(w.t, err)
 	brokers, err := kafka.Open(kafka.Config{Brokers: w.stack.KafkaBrokers})
@@ -93,7 +111,7 @@ func (w *world) apply(ctx context.Context) {
 	_, err = provision.Apply(ctx, provision.Deps{
 		PostgresURL: w.stack.PostgresURL, Kafka: brokers, Elasticsearch: search, Temporal: w.temporal,
 		TemporalAddress: w.stack.TemporalAddress, Prefix: w.stack.Prefix,
-	}, file.Catalog, provision.Options{})
+	}, file.Catalog, provision.Options{AllowKeyless: w.keyless})
 	require.NoError(w.t, err)
 	w.t.Cleanup(w.forget)
 }
