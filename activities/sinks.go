@@ -36,7 +36,7 @@ func (a *Saga) UpdateRedis(ctx context.Context, in SinkInput) (SinkOutput, error
 		}
 		var applied []saga.Applied
 		err = a.request(ctx, saga.StepRedis, func() (err error) {
-			applied, err = a.Redis.Apply(ctx, docs, a.lifetimes)
+			applied, err = a.Redis.Apply(ctx, docs, a.Catalog.RedisLives)
 			return err
 		})
 		return verdict(saga.StepRedis, docs, applied, err)
@@ -81,17 +81,6 @@ func (a *Saga) sink(ctx context.Context, step saga.StepName, effect func(ctx con
 		return err
 	})
 	return out, err
-}
-
-func (a *Saga) lifetimes(entity string) (ttl, tombstone time.Duration) {
-	e, err := a.Catalog.Entity(entity)
-	if err != nil || e.Redis == nil {
-		return 0, saga.DefaultTombstoneTTL
-	}
-	if e.Redis.TombstoneTTL > 0 {
-		return e.Redis.TTL, e.Redis.TombstoneTTL
-	}
-	return e.Redis.TTL, saga.DefaultTombstoneTTL
 }
 
 // documents returns what the sink is to hold: the rows as the saga left them, or

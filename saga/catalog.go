@@ -184,3 +184,16 @@ func (e *Entity) TombstoneLife() time.Duration {
 	}
 	return DefaultTombstoneTTL
 }
+
+// RedisLives returns how long Redis keeps an entity's rows (zero: for ever) and the
+// versions of its deleted rows.
+func (c *Catalog) RedisLives(entity string) (ttl, tombstoneTTL time.Duration) {
+	e := c.Entities[entity]
+	if e == nil || e.Redis == nil {
+		return 0, DefaultTombstoneTTL
+	}
+	if e.Redis.TombstoneTTL > 0 {
+		return e.Redis.TTL, e.Redis.TombstoneTTL
+	}
+	return e.Redis.TTL, DefaultTombstoneTTL
+}
