@@ -40,12 +40,12 @@ type Config struct {
 	Observe func(*Transaction)
 	Logger  *slog.Logger // default slog.Default()
 	// MaxInFlightBytes bounds what is handed over and not yet acknowledged;
-	// default 32 MiB.
+	// default 12 MiB.
 	MaxInFlightBytes int64
 }
 
 const (
-	defaultInFlightBytes = 32 << 20
+	defaultInFlightBytes = 12 << 20
 	standbyPoll          = 250 * time.Millisecond
 	queryTimeout         = 2 * time.Second
 	// firstBackoff doubles up to lastBackoff while a refusal lasts.

@@ -87,7 +87,7 @@ func (h *hold) receiveData(ctx context.Context, data []byte) error {
 			return fmt.Errorf("read from slot %s at %s: %w", h.slot, saga.LSN(m.WALStart), err)
 		}
 		h.received(saga.LSN(m.WALStart))
-		return h.pass(ctx, event{message: message, position: saga.LSN(m.WALStart), bytes: min(int64(len(data)), receiveBytes)})
+		return h.pass(ctx, event{message: message, position: saga.LSN(m.WALStart), bytes: min(2*int64(len(data))+messageOverhead, receiveBytes)})
 	}
 	return nil
 }

@@ -60,8 +60,11 @@ type event struct {
 
 const (
 	// receiveBytes bounds what is received and not yet handed over.
-	receiveBytes  = 16 << 20
+	receiveBytes  = 4 << 20
 	receiveEvents = 4096
+	// messageOverhead is what a message takes beside its bytes, which it takes twice:
+	// as they came and parsed.
+	messageOverhead = 400
 	// drainLimit is how long a holder that is told to stop waits for what it
 	// has handed over already.
 	drainLimit = 2 * time.Second
