@@ -1,7 +1,10 @@
 package stream
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -10,11 +13,15 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// parse reads one message of pgoutput. The result shares no memory with data,
-// which the connection uses again.
-func parse(data []byte) (pglogrepl.Message, error) {
+// parse reads one message of pgoutput: a *row, or what pglogrepl makes of the
+// others. The result shares no memory with data, which the connection uses again.
+func parse(data []byte) (any, error) {
 	if len(data) == 0 {
-		return nil, fmt.Errorf("decode pgoutput: an empty message")
+		return nil, errors.New("decode pgoutput: an empty message")
+	}
+	switch pglogrepl.MessageType(data[0]) {
+	case pglogrepl.MessageTypeInsert, pglogrepl.MessageTypeUpdate, pglogrepl.MessageTypeDelete:
+		return parseRow(bytes.Clone(data))
 	}
 	message, err := pglogrepl.Parse(data)
 	if err != nil {
@@ -24,6 +31,85 @@ func parse(data []byte) (pglogrepl.Message, error) {
 		logical.Content = slices.Clone(logical.Content)
 	}
 	return message, nil
+}
+
+// row is a row's change before its relation is known. Changes of rows are nearly
+// all that a stream reads, and an allocation per column would be most of what that
+// costs: so the values lie where the message does.
+type row struct {
+	relation uint32
+	change   Change
+}
+
+// parseRow reads the messages Insert, Update and Delete, as PostgreSQL's manual
+// gives them under "Logical Replication Message Formats". It keeps data.
+func parseRow(data []byte) (*row, error) {
+	r := reader{data: data}
+	m := &row{change: Change{Op: Op(r.byte())}}
+	m.relation = uint32(r.int32()) //nolint:gosec // an OID
+	for len(r.data) > 0 && !r.short {
+		switch kind := r.byte(); kind {
+		case 'N':
+			m.change.New = r.tuple()
+		case 'O', 'K':
+			m.change.Old, m.change.OldFull = r.tuple(), kind == 'O'
+		default:
+			return nil, fmt.Errorf("decode pgoutput message %q: a tuple of the unknown kind %q", data[0], kind)
+		}
+	}
+	if r.short || m.change.New == nil && m.change.Op != Delete || m.change.Old == nil && m.change.Op == Delete {
+		return nil, fmt.Errorf("decode pgoutput message %q: it ends early", data[0])
+	}
+	return m, nil
+}
+
+// reader reads the protocol's types. Beyond the end it returns zeros and notes that
+// the data was too short.
+type reader struct {
+	data  []byte
+	short bool
+}
+
+func (r *reader) take(n int) []byte {
+	if n < 0 || n > len(r.data) {
+		r.short = true
+		return nil
+	}
+	taken := r.data[:n:n]
+	r.data = r.data[n:]
+	return taken
+}
+
+func (r *reader) byte() byte {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) int16() int {
+	if b := r.take(2); b != nil {
+		return int(binary.BigEndian.Uint16(b))
+	}
+	return 0
+}
+
+func (r *reader) int32() int {
+	if b := r.take(4); b != nil {
+		return int(int32(binary.BigEndian.Uint32(b))) //nolint:gosec // signed on the wire
+	}
+	return 0
+}
+
+func (r *reader) tuple() Tuple {
+	tuple := make(Tuple, r.int16())
+	for i := range tuple {
+		tuple[i].Kind = Kind(r.byte())
+		if tuple[i].Kind == Text {
+			tuple[i].Text = r.take(r.int32())
+		}
+	}
+	return tuple
 }
 
 func newRelation(m *pglogrepl.RelationMessage) *Relation {
@@ -40,37 +126,6 @@ func newRelation(m *pglogrepl.RelationMessage) *Relation {
 		r.Columns[i] = Column{Name: c.Name, TypeOID: c.DataType, TypeModifier: c.TypeModifier, Identity: c.Flags&1 != 0}
 	}
 	return r
-}
-
-func newTuple(m *pglogrepl.TupleData) Tuple {
-	if m == nil {
-		return nil
-	}
-	tuple := make(Tuple, len(m.Columns))
-	for i, c := range m.Columns {
-		tuple[i] = Value{Kind: Kind(c.DataType), Text: c.Data}
-	}
-	return tuple
-}
-
-// newChange turns a row's message into a change; relation and index are the
-// caller's to set.
-func newChange(message pglogrepl.Message) (relation uint32, change *Change) {
-	switch m := message.(type) {
-	case *pglogrepl.InsertMessage:
-		return m.RelationID, &Change{Op: Insert, New: newTuple(m.Tuple)}
-	case *pglogrepl.UpdateMessage:
-		return m.RelationID, &Change{
-			Op: Update, New: newTuple(m.NewTuple),
-			Old: newTuple(m.OldTuple), OldFull: m.OldTupleType == pglogrepl.UpdateMessageTupleTypeOld,
-		}
-	case *pglogrepl.DeleteMessage:
-		return m.RelationID, &Change{
-			Op:  Delete,
-			Old: newTuple(m.OldTuple), OldFull: m.OldTupleType == pglogrepl.DeleteMessageTupleTypeOld,
-		}
-	}
-	return 0, nil
 }
 
 // takeMessage keeps what a saga's own messages say of the transaction. An error

@@ -53,7 +53,7 @@ type hold struct {
 
 // event is a message of the stream, or a keepalive's position.
 type event struct {
-	message  pglogrepl.Message
+	message  any // see parse
 	position saga.LSN
 	bytes    int64
 }
@@ -267,6 +267,8 @@ func (h *hold) dispatch(ctx context.Context, e event) error {
 	case nil:
 		h.tracker.keepalive(e.position)
 		return nil
+	case *row:
+		return h.change(ctx, m.relation, &m.change)
 	case *pglogrepl.BeginMessage:
 		return h.begin(ctx, m)
 	case *pglogrepl.CommitMessage:
@@ -283,9 +285,6 @@ func (h *hold) dispatch(ctx context.Context, e event) error {
 			}
 		}
 		return nil
-	}
-	if relation, change := newChange(e.message); change != nil {
-		return h.change(ctx, relation, change)
 	}
 	return nil // origins and type names
 }

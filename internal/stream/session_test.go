@@ -96,21 +96,21 @@ func newTestHold(handler Session) *hold {
 // own table, with acknowledgements in between.
 func feed(h *hold, r *recorder, transactions int, random *rand.Rand) error {
 	ctx := context.Background()
-	send := func(m pglogrepl.Message) error { return h.dispatch(ctx, event{message: m}) }
+	send := func(m any) error { return h.dispatch(ctx, event{message: m}) }
 	own := &pglogrepl.RelationMessage{RelationID: 1, Namespace: saga.Schema, RelationName: "saga"}
 	products := &pglogrepl.RelationMessage{RelationID: 2, Namespace: "public", RelationName: "products"}
-	for _, m := range []pglogrepl.Message{own, products} {
+	for _, m := range []any{own, products} {
 		if err := send(m); err != nil {
 			return err
 		}
 	}
 	for i := 1; i <= transactions; i++ {
 		commit := pglogrepl.LSN(i * 100)
-		for _, m := range []pglogrepl.Message{
+		for _, m := range []any{
 			&pglogrepl.BeginMessage{FinalLSN: commit, CommitTime: time.Now()},
-			&pglogrepl.InsertMessage{RelationID: 2, Tuple: &pglogrepl.TupleData{}},
-			&pglogrepl.InsertMessage{RelationID: 1, Tuple: &pglogrepl.TupleData{}},
-			&pglogrepl.InsertMessage{RelationID: 2, Tuple: &pglogrepl.TupleData{}},
+			&row{relation: 2, change: Change{Op: Insert, New: Tuple{}}},
+			&row{relation: 1, change: Change{Op: Insert, New: Tuple{}}},
+			&row{relation: 2, change: Change{Op: Insert, New: Tuple{}}},
 			&pglogrepl.CommitMessage{CommitLSN: commit, TransactionEndLSN: commit + 8},
 		} {
 			if err := send(m); err != nil {

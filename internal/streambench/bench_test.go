@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,7 @@ func BenchmarkStreamBacklog(b *testing.B) {
 		}
 		for _, name := range order {
 			runtime.GC()
+			w.renew(fmt.Sprintf("%s_%d", strings.ReplaceAll(name, "-", "_"), round))
 			took, cpu, peak := measure(func() { w.contest(name, slots) })
 			results[name].add(backlogRows, took, cpu, peak)
 		}
@@ -107,7 +109,7 @@ func (w *world) contest(name string, slots map[string]string) {
 
 // lean returns the topic of the minimal reader.
 func (w *world) lean() string {
-	topic, err := w.stack.Prefix.Topic(saga.Table{Schema: "bench", Name: "lean"})
+	topic, err := w.prefix.Topic(saga.Table{Schema: "bench", Name: "lean"})
 	require.NoError(w.b, err)
 	w.topic(topic)
 	return topic
@@ -117,8 +119,7 @@ func (w *world) lean() string {
 // documents, made in memory and indexed in requests of 2,000, two at a time, with
 // external versions as any stream that may repeat itself needs them.
 func (w *world) loadInBulk() {
-	index := string(w.stack.Prefix) + "-bulk"
-	w.request(http.MethodDelete, "/"+index+"?ignore_unavailable=true", nil)
+	index := string(w.prefix) + "-bulk"
 	w.request(http.MethodPut, "/"+index, []byte(`{"settings":{"number_of_shards":1,"number_of_replicas":0}}`))
 	const batch = 2000
 	bodies := make(chan []byte)

@@ -33,6 +33,7 @@ import (
 type world struct {
 	b       *testing.B
 	stack   stacktest.Stack
+	prefix  saga.Prefix // of the contest
 	rows    int
 	db      *postgres.DB
 	redis   *redis.Store
@@ -54,22 +55,14 @@ func newWorld(b *testing.B) *world {
 	w.db, err = postgres.Open(ctx, w.stack.PostgresURL)
 	require.NoError(b, err)
 	b.Cleanup(w.db.Close)
-	w.redis, err = redis.Open(w.stack.RedisURL, w.stack.Prefix)
-	require.NoError(b, err)
-	b.Cleanup(func() { _ = w.redis.Close() })
 	w.kafka, err = kafka.Open(kafka.Config{Brokers: w.stack.KafkaBrokers})
 	require.NoError(b, err)
 	b.Cleanup(w.kafka.Close)
-	w.elastic, err = elastic.Open(elastic.Config{URL: w.stack.ElasticsearchURL}, w.stack.Prefix)
-	require.NoError(b, err)
-	b.Cleanup(func() { _ = w.elastic.Close() })
 	items := &saga.Entity{
 		Name: "items", Table: saga.Table{Schema: "public", Name: "items"}, Key: []string{"id"}, Redis: &saga.RedisSink{}, Kafka: &saga.KafkaSink{Partitions: 4},
 		Elasticsearch: &saga.ElasticsearchSink{Settings: []byte(`{"number_of_shards":1,"number_of_replicas":0}`)},
 	}
 	w.catalog = &saga.Catalog{Entities: map[string]*saga.Entity{"items": items}}
-	_, err = w.elastic.EnsureIndex(ctx, items)
-	require.NoError(b, err)
 	// 200 bytes a row.
 	w.exec("CREATE TABLE items (id bigint PRIMARY KEY, title text, note text, n int, price bigint)")
 	for _, publication := range []string{saga.PublicationKafka, saga.PublicationRedis, saga.PublicationElasticsearch} {
@@ -79,11 +72,26 @@ func newWorld(b *testing.B) *world {
 	return w
 }
 
+// renew gives the next contest topics, keys and indices of its own: what another has
+// written already would cost it nothing.
+func (w *world) renew(name string) {
+	w.forget()
+	ctx := context.Background()
+	var err error
+	w.prefix = saga.Prefix(string(w.stack.Prefix) + "_" + name)
+	w.redis, err = redis.Open(w.stack.RedisURL, w.prefix)
+	require.NoError(w.b, err)
+	w.elastic, err = elastic.Open(elastic.Config{URL: w.stack.ElasticsearchURL}, w.prefix)
+	require.NoError(w.b, err)
+	_, err = w.elastic.EnsureIndex(ctx, w.catalog.Entities["items"])
+	require.NoError(w.b, err)
+}
+
 // forget deletes what is not the database's.
 func (w *world) forget() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	alias := w.stack.Prefix.Alias("*")
+	alias := string(w.stack.Prefix) + "*"
 	for _, path := range []string{alias, "_index_template/" + alias} {
 		if request, err := http.NewRequestWithContext(ctx, http.MethodDelete, w.stack.ElasticsearchURL+"/"+path, nil); err == nil {
 			if response, err := http.DefaultClient.Do(request); err == nil {
@@ -95,7 +103,7 @@ func (w *world) forget() {
 		admin := kadm.NewClient(client)
 		if topics, err := admin.ListTopics(ctx); err == nil {
 			for _, topic := range topics.Names() {
-				if strings.HasPrefix(topic, string(w.stack.Prefix)+".") {
+				if strings.HasPrefix(topic, string(w.stack.Prefix)) {
 					_, _ = admin.DeleteTopic(ctx, topic)
 				}
 			}
@@ -110,7 +118,7 @@ func (w *world) forgetRedis(ctx context.Context) {
 	require.NoError(w.b, err)
 	client := goredis.NewClient(options)
 	defer func() { _ = client.Close() }()
-	keys := client.Scan(ctx, 0, string(w.stack.Prefix)+":*", 5000).Iterator()
+	keys := client.Scan(ctx, 0, string(w.stack.Prefix)+"*", 5000).Iterator()
 	var some []string
 	for keys.Next(ctx) {
 		if some = append(some, keys.Val()); len(some) == 5000 {
@@ -171,7 +179,7 @@ func (w *world) start(slot, publication string, sink saga.Sink) (positions *stre
 func (w *world) handler(sink saga.Sink, log *slog.Logger) stream.Handler {
 	if sink == saga.Kafka {
 		return kafkapub.Open(w.kafka, kafkapub.Config{
-			Prefix: w.stack.Prefix, DatabaseName: w.stack.Database, Database: w.db.Pool(), Logger: log, Settings: kafkapub.CatalogSettings(w.catalog),
+			Prefix: w.prefix, DatabaseName: w.stack.Database, Database: w.db.Pool(), Logger: log, Settings: kafkapub.CatalogSettings(w.catalog),
 		})
 	}
 	config := sinkpub.Config{
