@@ -156,8 +156,12 @@ func (s *Store) writeLines(ctx context.Context, body *bytes.Buffer, doc saga.Doc
 			return err
 		}
 	}
+	versionType := "external"
+	if doc.Again {
+		versionType = "external_gte"
+	}
 	line, err := json.Marshal(map[string]action{
-		verb: {s.prefix.Alias(doc.Entity), doc.Key, int64(doc.Version), "external"},
+		verb: {s.prefix.Alias(doc.Entity), doc.Key, int64(doc.Version), versionType},
 	})
 	if err != nil {
 		return rejected(saga.CodeInvalidValue, s.describe(doc)+": "+err.Error())

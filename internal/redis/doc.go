@@ -13,9 +13,11 @@
 //
 // # What holds after a crash
 //
-// Apply is one Lua script per document, so a document is there whole or not at
-// all, and doing it again, late or out of order, changes nothing: a document
-// is set only if its version is newer than the held one.
+// Apply is a Lua script that sets up to 128 documents, each whole or not at all,
+// and doing it again, late or out of order, changes nothing: a document is set
+// only if its version is newer than the held one. A script is short, so that
+// Redis serves others between two, and what it refuses of one document leaves the
+// others alone.
 //
 // # How long a version is remembered
 //
@@ -42,6 +44,5 @@
 //
 // # What it does not do
 //
-// It does not retry, it knows no Redis Cluster (one key a script, so that the
-// layout would allow it), and it never lists keys.
+// It does not retry, and it knows no Redis Cluster: a script takes many keys.
 package redis

@@ -69,7 +69,8 @@ var generic = []struct {
 var anyOther = reply{saga.Rejected, "see the server's log"}
 
 // scriptError finds the reply that a script stopped at. Redis before 7 wraps
-// it: "ERR Error running script (call to f_…): @user_script:17: -OOM command …".
+// it: "ERR Error running script (call to f_…): @user_script:17: -OOM command …", and
+// "@user_script: 17: -OOM command …" where the script caught it.
 var scriptError = regexp.MustCompile(`@user_script:\s?\d+: -?([A-Z]+) `)
 
 // scriptPlace is where in the script an error came up, which Redis adds to it.
@@ -122,7 +123,7 @@ func replyOf(message string) reply {
 		}
 	}
 	word, _, _ := strings.Cut(message, " ")
-	if m := scriptError.FindStringSubmatch(message); word == "ERR" && m != nil {
+	if m := scriptError.FindStringSubmatch(message); (word == "ERR" || word == "@user_script:") && m != nil {
 		word = m[1]
 	}
 	if means, ok := replies[word]; ok {

@@ -35,6 +35,7 @@ func TestClassify(t *testing.T) {
 		{replyError("LOADING Redis is loading the dataset in memory"), saga.Unavailable, "loading its data"},
 		{replyError("READONLY You can't write against a read only replica."), saga.Unavailable, "replica"},
 		{replyError("OOM command not allowed when used memory > 'maxmemory'."), saga.Unavailable, "maxmemory"},
+		{replyError("@user_script: 28: -OOM command not allowed when used memory > 'maxmemory'."), saga.Unavailable, "raise maxmemory"},
 		{replyError("ERR Error running script (call to f_1a): @user_script:28: -OOM command not allowed when used memory > 'maxmemory'. "), saga.Unavailable, "raise maxmemory"},
 		{replyError("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk."), saga.Unavailable, "disk"},
 		{replyError("MOVED 3999 127.0.0.1:6381"), saga.Unavailable, "another node"},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,13 +44,18 @@ func open(t *testing.T) bench {
 	return bench{store, raw, stack.Prefix}
 }
 
-func removeKeys(t *testing.T, raw *goredis.Client, prefix saga.Prefix) {
+func removeKeys(t testing.TB, raw *goredis.Client, prefix saga.Prefix) {
 	ctx := context.Background()
-	keys := raw.Scan(ctx, 0, string(prefix)+":*", 1000).Iterator()
-	for keys.Next(ctx) {
-		assert.NoError(t, raw.Del(ctx, keys.Val()).Err())
+	for cursor := uint64(0); ; {
+		keys, next, err := raw.Scan(ctx, cursor, string(prefix)+":*", 1000).Result()
+		require.NoError(t, err)
+		if len(keys) > 0 {
+			assert.NoError(t, raw.Del(ctx, keys...).Err())
+		}
+		if cursor = next; cursor == 0 {
+			return
+		}
 	}
-	assert.NoError(t, keys.Err())
 }
 
 func row(key string, v saga.Version) saga.Document {
@@ -318,5 +324,50 @@ func TestOpenHidesThePassword(t *testing.T) {
 		require.Error(t, err, url)
 		assert.Equal(t, saga.Rejected, saga.ClassOf(err))
 		assert.NotContains(t, fmt.Sprintf("%v %+v", err, err), "hunter2")
+	}
+}
+
+// TestManyAtOnce holds that what is dealt out to many scripts comes back in order,
+// refusals with their own document.
+func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	var docs []saga.Document
+	var want []string
+	for i := range 1000 {
+		key := fmt.Sprint(i)
+		doc := saga.Document{Entity: []string{"users", "things"}[i%2], Key: key, Version: version, Row: json.RawMessage(`{"id":` + key + `}`)}
+		switch {
+		case i%10 == 3:
+			require.NoError(t, b.raw.Set(t.Context(), b.prefix.RedisKey(doc.Entity, key), "text", 0).Err())
+			want = append(want, "set "+b.prefix.RedisKey(doc.Entity, key)+": WRONGTYPE")
+		case i%100 == 4:
+			doc.Row = json.RawMessage{}
+			want = append(want, "the row is empty")
+		case i%100 == 5:
+			doc.Version = 0
+			want = append(want, "no version")
+		case i%100 == 6:
+			doc.Row = json.RawMessage(`"` + strings.Repeat("long", 100_000) + `"`)
+			want = append(want, "")
+		default:
+			want = append(want, "")
+		}
+		docs = append(docs, doc)
+	}
+	applied, err := b.Apply(t.Context(), docs, nil)
+	require.NoError(t, err)
+	for i, a := range applied {
+		if want[i] == "" {
+			require.Equal(t, saga.Applied{Changed: true}, a, "document %d", i)
+			got, found, err := b.Get(t.Context(), docs[i].Entity, docs[i].Key)
+			require.NoError(t, err)
+			require.True(t, found)
+			require.Equal(t, docs[i], got)
+			continue
+		}
+		require.Equal(t, saga.Rejected, saga.ClassOf(a.Err), "document %d", i)
+		require.ErrorContains(t, a.Err, want[i], "document %d", i)
+		require.False(t, a.Changed)
 	}
 }

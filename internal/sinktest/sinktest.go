@@ -46,6 +46,7 @@ func Run(t *testing.T, sink Sink) {
 	}{
 		{"a newer version wins", testNewerWins},
 		{"an older or equal version changes nothing", testOlderAndEqual},
+		{"a later part of a transaction wins at the same version", testAgain},
 		{"a tombstone beats an older row", testTombstoneBeatsOlderRow},
 		{"a newer row beats a tombstone", testRowBeatsTombstone},
 		{"a tombstone of an unknown row is remembered", testTombstoneFirst},
@@ -160,6 +161,30 @@ func testOlderAndEqual(t *testing.T, s *suite) {
 	assert.Equal(t, []bool{false}, s.apply(t, tombstone(key, base+9)))
 	assert.Equal(t, []bool{false}, s.apply(t, tombstone(key, base+10)))
 	s.requireHeld(t, put(key, base+10, "held"))
+}
+
+// testAgain is a transaction that is applied in parts, each of which comes again.
+func testAgain(t *testing.T, s *suite) {
+	again := func(doc saga.Document) saga.Document {
+		doc.Again = true
+		return doc
+	}
+	key, other := s.newKey(), s.newKey()
+	assert.Equal(t, []bool{true}, s.apply(t, put(key, base+10, "first part")))
+	assert.Equal(t, []bool{true, true}, s.apply(t, again(put(key, base+10, "second part")), again(put(other, base+10, "new"))))
+	s.requireHeld(t, put(key, base+10, "second part"))
+	s.requireHeld(t, put(other, base+10, "new"))
+	assert.Equal(t, []bool{true}, s.apply(t, again(tombstone(key, base+10))))
+	s.requireHeld(t, tombstone(key, base+10))
+	assert.Equal(t, []bool{true}, s.apply(t, again(put(key, base+10, "third part"))))
+	s.requireHeld(t, put(key, base+10, "third part"))
+
+	assert.Equal(t, []bool{false}, s.apply(t, put(key, base+10, "first part")), "the first part, repeated, is no news")
+	assert.Equal(t, []bool{false, false}, s.apply(t, again(put(key, base+9, "older")), again(tombstone(key, base+9))))
+	s.requireHeld(t, put(key, base+10, "third part"))
+	assert.Equal(t, []bool{true, true, false}, s.apply(t,
+		put(key, base+11, "a newer one"), again(put(key, base+11, "its later part")), put(key, base+11, "its first part")))
+	s.requireHeld(t, put(key, base+11, "its later part"))
 }
 
 func testTombstoneBeatsOlderRow(t *testing.T, s *suite) {
