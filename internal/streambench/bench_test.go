@@ -69,7 +69,7 @@ func BenchmarkStreamBacklog(b *testing.B) {
 			results[name].add(backlogRows, took, cpu, peak)
 		}
 		for _, slot := range slots {
-			w.exec("SELECT pg_drop_replication_slot($1)", slot)
+			w.dropSlot(slot)
 		}
 	}
 	for _, name := range contestants {

@@ -142,6 +142,14 @@ func (w *world) slot(name string) string {
 	return slot
 }
 
+// dropSlot waits for the walsender to leave, which takes it a moment.
+func (w *world) dropSlot(slot string) {
+	stacktest.Eventually(w.b, 10*time.Second, func() error {
+		_, err := w.db.Pool().Exec(context.Background(), "SELECT pg_drop_replication_slot($1)", slot)
+		return err
+	})
+}
+
 // fill inserts rows from the id after first on, in transactions of 100.
 func (w *world) fill(first, rows int) {
 	w.exec(`CREATE OR REPLACE PROCEDURE fill(first int, rows int) LANGUAGE plpgsql AS $$
