@@ -174,6 +174,9 @@ func (s *story) giveUpStep(ctx workflow.Context, in saga.SkipInput) (saga.Outcom
 // mayCompensate refuses what comes after the end. Asked again, a saga that is
 // being undone answers as the first time.
 func (s *story) mayCompensate() error {
+	if c := s.write.Stream; c != nil {
+		return refusal(saga.CodeNotParked, "saga %q cannot be undone: plain SQL has written %s, and nobody knows what was before: change the row, by SQL or with `capsaga edit`, or give %s up with `capsaga skip`", s.write.SagaID, c.Target(), c.Sink)
+	}
 	if s.closing {
 		return refusal(saga.CodeNotParked, "saga %q has ended: it is %s; to take a completed one back, write the change as a new saga", s.write.SagaID, s.outcome.Status)
 	}
