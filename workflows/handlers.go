@@ -61,6 +61,7 @@ func refusal(code, format string, args ...any) error {
 }
 
 func (s *story) waitCommitted(ctx workflow.Context, _ saga.WaitInput) (saga.Outcome, error) {
+	ctx = s.answering(ctx)
 	s.awaitingCommit++
 	err := workflow.Await(ctx, func() bool { return s.outcome.Version != 0 || s.atRest() })
 	s.awaitingCommit--
@@ -68,7 +69,7 @@ func (s *story) waitCommitted(ctx workflow.Context, _ saga.WaitInput) (saga.Outc
 }
 
 func (s *story) waitVisible(ctx workflow.Context, _ saga.WaitInput) (saga.Outcome, error) {
-	err := workflow.Await(ctx, s.atRest)
+	err := workflow.Await(s.answering(ctx), s.atRest)
 	return s.snapshot(), err
 }
 
@@ -114,6 +115,7 @@ func (s *story) mayRetry() error {
 
 // retry tries each parked step once more and answers when all have been tried.
 func (s *story) retry(ctx workflow.Context) (saga.Outcome, error) {
+	ctx = s.answering(ctx)
 	parked := s.parkedSteps()
 	s.retries++
 	request := s.retries
@@ -156,6 +158,7 @@ func (s *story) maySkip(in saga.SkipInput) error {
 // giveUpStep skips a parked step and answers when the saga has gone on without
 // it.
 func (s *story) giveUpStep(ctx workflow.Context, in saga.SkipInput) (saga.Outcome, error) {
+	ctx = s.answering(ctx)
 	for _, t := range s.parkedSteps() {
 		if t.state.Name != in.Step {
 			continue
@@ -216,6 +219,7 @@ func (s *story) mayEdit(in saga.EditInput) error {
 // edit changes rows of the saga in PostgreSQL, as a newer truth, and brings them
 // to all sinks. It answers when they have them, or when the saga parks again.
 func (s *story) edit(ctx workflow.Context, in saga.EditInput) (saga.Outcome, error) {
+	ctx = s.answering(ctx)
 	trace := s.commitInput(ctx)
 	var out activities.ChangeOutput
 	s.editing++

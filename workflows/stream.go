@@ -51,6 +51,15 @@ func (s *story) refusedAgain(ctx workflow.Context) bool {
 	return true
 }
 
+// answering returns the context of an answer to an operator, which a cancellation
+// that has no effect must not cut off.
+func (s *story) answering(ctx workflow.Context) workflow.Context {
+	if s.write.Stream != nil {
+		ctx, _ = workflow.NewDisconnectedContext(ctx)
+	}
+	return ctx
+}
+
 // waived notes up to which version of its row a stream's saga gave its sink up:
 // what was refused until then is over with it.
 func (s *story) waived(version saga.Version) {

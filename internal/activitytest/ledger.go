@@ -99,6 +99,13 @@ func (s *Systems) Adopt(began *saga.Write, r saga.Refused) saga.Write {
 	return w
 }
 
+// After makes the next commit or change come after a position.
+func (s *Systems) After(lsn saga.LSN) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lsn = max(s.lsn, lsn)
+}
+
 // Waive keeps the waiver.
 func (s *Systems) Waive(_ context.Context, w activities.Waiver) (saga.Version, error) {
 	s.mu.Lock()
