@@ -58,7 +58,7 @@ func TestARefusedRowIsAParkedSaga(t *testing.T) {
 	require.Len(t, listed, 1)
 	assert.Equal(t, "cdc-redis-products-42-700", listed[0].SagaID)
 	assert.Equal(t, "saga/cdc-redis-products-42-700", listed[0].WorkflowID)
-	assert.Empty(t, listed[0].RunID, "nobody has started it yet")
+	assert.True(t, listed[0].Unstarted)
 	assert.Equal(t, noField, *listed[0].Error)
 
 	_, o, found, err := f.LedgerOutcome(t.Context(), listed[0].SagaID)
