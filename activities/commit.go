@@ -84,7 +84,7 @@ func (a *Saga) commit(ctx context.Context, in CommitInput) (CommitOutput, error)
 		Version: r.Version, Confirmed: r.Confirmed, CommittedAt: r.CommittedAt, FlushLSN: r.FlushLSN,
 		Owned: r.Owned, Recorded: r.Recorded, Rerun: r.RunID != info.WorkflowExecution.RunID, Attempt: int(info.Attempt),
 	}
-	a.route(&out, w.Policy)
+	a.route(&out, w)
 	if out.Status == saga.Committed {
 		a.images.put(w.SagaID, r.Version, began, r.Owned)
 	}
@@ -99,7 +99,7 @@ func (a *Saga) refused(w saga.Write, err error, attempt int32) CommitOutput {
 }
 
 // route says where the rows go and what holds of each sink's step.
-func (a *Saga) route(out *CommitOutput, own saga.Policy) {
+func (a *Saga) route(out *CommitOutput, w saga.Write) {
 	out.Sinks, out.Policies = map[string][]saga.Sink{}, map[saga.Sink]saga.Policy{}
 	for _, o := range out.Owned {
 		e, err := a.Catalog.Entity(o.Entity)
@@ -108,16 +108,35 @@ func (a *Saga) route(out *CommitOutput, own saga.Policy) {
 		}
 		out.Sinks[o.Entity] = e.Sinks()
 		for _, sink := range e.Sinks() {
-			policy := own.Or(e.PolicyFor(sink))
+			policy := w.Policy.Or(e.PolicyFor(sink))
 			if other, ok := out.Policies[sink]; ok {
 				policy = policy.Cautious(other)
 			}
 			out.Policies[sink] = policy
 		}
 	}
+	if w.Stream != nil && out.Status == saga.Committed {
+		out.refusedBy(w.Stream)
+	}
 	for _, sink := range saga.Sinks {
 		if _, used := out.Policies[sink]; used {
 			out.Order = append(out.Order, sink)
+		}
+	}
+}
+
+// refusedBy makes the route that of a stream's saga. The row goes to the sink that
+// refused it, also when this worker's catalog does not say so: whether that is as it
+// should be is for an operator to decide. And nothing of it can be undone.
+func (o *CommitOutput) refusedBy(c *saga.StreamChange) {
+	if sinks := o.Sinks[c.Entity]; !slices.Contains(sinks, c.Sink) {
+		o.Sinks[c.Entity] = append(slices.Clone(sinks), c.Sink)
+		o.Policies[c.Sink] = saga.Policy{}
+	}
+	for sink, policy := range o.Policies {
+		if policy.OnReject == saga.OnRejectCompensate {
+			policy.OnReject = saga.OnRejectPark
+			o.Policies[sink] = policy
 		}
 	}
 }

@@ -43,7 +43,11 @@ type RecordInput struct {
 }
 
 // RecordOutput is the result of RecordOutcome.
-type RecordOutput struct{}
+type RecordOutput struct {
+	// Outdated is true of a stream's saga whose row was refused again at a later
+	// version than the outcome's: nothing was stored, and Commit tells the rest.
+	Outdated bool `json:"outdated,omitempty"`
+}
 
 // RecordOutcome stores where a committed saga stands in the ledger, which
 // outlives the workflow's history, and tells the waiters of this process. It is
@@ -51,9 +55,12 @@ type RecordOutput struct{}
 func (a *Saga) RecordOutcome(ctx context.Context, in RecordInput) (RecordOutput, error) {
 	a.images.drop(in.Outcome.SagaID)
 	a.Notifier.Publish(in.Outcome)
-	return RecordOutput{}, a.attempt(ctx, stepRecord, func(ctx context.Context) error {
-		return a.Ledger.RecordOutcome(ctx, in.Outcome.SagaID, in.Outcome)
+	var out RecordOutput
+	err := a.attempt(ctx, stepRecord, func(ctx context.Context) (err error) {
+		out.Outdated, err = a.Ledger.RecordOutcome(ctx, in.Outcome.SagaID, in.Outcome)
+		return err
 	})
+	return out, err
 }
 
 // RecallInput is the input of Recall.
@@ -88,14 +95,20 @@ type WaiveInput struct {
 }
 
 // WaiveOutput is the result of Waive.
-type WaiveOutput struct{}
+type WaiveOutput struct {
+	// Version is that up to which the rows are waived.
+	Version saga.Version `json:"version,omitempty"`
+}
 
 // Waive remembers that a step was given up, so that nobody repairs its rows
 // later. It is idempotent by saga id and step.
 func (a *Saga) Waive(ctx context.Context, in WaiveInput) (WaiveOutput, error) {
-	return WaiveOutput{}, a.attempt(ctx, stepWaive, func(ctx context.Context) error {
-		return a.Ledger.Waive(ctx, Waiver(in))
+	var out WaiveOutput
+	err := a.attempt(ctx, stepWaive, func(ctx context.Context) (err error) {
+		out.Version, err = a.Ledger.Waive(ctx, Waiver(in))
+		return err
 	})
+	return out, err
 }
 
 // GateInput is the input of OpenGate.

@@ -41,7 +41,8 @@ type CommitResult struct {
 
 // Committer is the pivot. Its result is durable before it returns, and a second
 // call with the same saga id returns the first one's result. An error means that
-// the result is not known yet and the call is to be repeated.
+// the result is not known yet and the call is to be repeated. A write of a stream
+// commits nothing: its result is what the ledger has of the saga now.
 type Committer interface {
 	Commit(ctx context.Context, r CommitRequest) (*CommitResult, error)
 }
@@ -104,10 +105,12 @@ type Waiver struct {
 // Ledger keeps what became of sagas.
 type Ledger interface {
 	// RecordOutcome stores where a saga stands. A final outcome is never replaced
-	// by one that is not.
-	RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) error
-	// Waive remembers that a step was given up. It is idempotent.
-	Waive(ctx context.Context, w Waiver) error
+	// by one that is not. Of a stream's saga it stores nothing, and returns true, when
+	// a later change of the row than the outcome's was refused.
+	RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) (outdated bool, err error)
+	// Waive remembers that a step was given up, and returns up to which version of
+	// its rows. It is idempotent.
+	Waive(ctx context.Context, w Waiver) (saga.Version, error)
 	// Recall returns the outcome that was recorded of a saga, or one made from its
 	// commit; nil when the ledger does not know it.
 	Recall(ctx context.Context, sagaID string) (*saga.Outcome, error)

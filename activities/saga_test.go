@@ -70,6 +70,42 @@ func TestCommitNamesTheSinksAndTellsWaiters(t *testing.T) {
 	require.Equal(t, out.Version, told.Version)
 }
 
+// Of what plain SQL wrote nothing can be undone, whatever the catalog says; and the
+// row goes to the sink that refused it, also if the catalog has it elsewhere by now.
+func TestCommitOfARefusedRow(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		entity string
+		want   map[saga.Sink]saga.OnReject
+		order  []saga.Sink
+	}{
+		"as the catalog has it": {"products", map[saga.Sink]saga.OnReject{
+			saga.Redis: saga.OnRejectPark, saga.Kafka: saga.OnRejectSkip, saga.Elasticsearch: saga.OnRejectPark,
+		}, saga.Sinks},
+		"to a sink that the entity has no more": {"users", map[saga.Sink]saga.OnReject{
+			saga.Redis: "", saga.Kafka: "", saga.Elasticsearch: "",
+		}, saga.Sinks},
+		"of an entity that is not there": {"orders", map[saga.Sink]saga.OnReject{saga.Elasticsearch: ""}, []saga.Sink{saga.Elasticsearch}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench()
+			products := b.activities.Catalog.Entities["products"]
+			products.Policy.OnReject, products.Kafka.Policy.OnReject = saga.OnRejectCompensate, saga.OnRejectSkip
+			w := b.systems.Adopt(nil, saga.Refused{Sink: saga.Elasticsearch, Entity: &saga.Entity{Name: test.entity}, Key: "42", Version: 1 << 53})
+			out := b.commit(t, w)
+			require.Equal(t, saga.Committed, out.Status)
+			require.Equal(t, test.order, out.Order)
+			got := map[saga.Sink]saga.OnReject{}
+			for sink, policy := range out.Policies {
+				got[sink] = policy.OnReject
+				require.Len(t, out.Rows(out.Owned, sink), 1)
+			}
+			require.Equal(t, test.want, got)
+		})
+	}
+}
+
 func TestCommitThatFailsTellsNobody(t *testing.T) {
 	t.Parallel()
 	b := newBench()

@@ -47,9 +47,9 @@ func Commands(o *Outcome) []Command {
 		add("to change the row, in PostgreSQL and all sinks", "edit %s --set COLUMN=JSON", id)
 	}
 	switch {
-	case o.Version == 0 && !undoing:
+	case o.Version == 0 && !undoing && o.Stream == nil:
 		add("to cancel the saga", "compensate %s", id)
-	case !undoing:
+	case !undoing && o.Stream == nil: // of what plain SQL wrote nobody knows what was before
 		add("to undo the saga", "compensate %s", id)
 	}
 	add("all of it", "show %s", id)

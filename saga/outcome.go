@@ -90,7 +90,8 @@ type ErrorInfo struct {
 }
 
 // ETag is the etag that a saga left on a row it owns: what a later write's
-// expect.etag may name. A row that the saga deleted has none.
+// expect.etag may name. A row that the saga deleted has none, and one that plain
+// SQL wrote ETagUnknown.
 type ETag struct {
 	Entity string `json:"entity"`
 	Key    string `json:"key"` // KEYENC
@@ -116,6 +117,8 @@ type Outcome struct {
 	ETags     []ETag       `json:"etags,omitempty"`
 	Steps     []Step       `json:"steps,omitempty"`
 	Error     *ErrorInfo   `json:"error,omitempty"`
+	// Stream is set in the outcome of a saga that commits nothing: see StreamChange.
+	Stream *StreamChange `json:"stream,omitempty"`
 	// Content is the digest of the write, by which a second start with other
 	// content is refused.
 	Content string `json:"content,omitempty"`
@@ -154,7 +157,8 @@ func (o *Outcome) Undoing() bool {
 type Owned struct {
 	Entity string `json:"entity"`
 	Key    string `json:"key"` // KEYENC
-	// ETag is the etag that the saga left; empty if the row is gone.
+	// ETag is the etag that the saga left; empty if the row is gone, ETagUnknown if
+	// plain SQL wrote it.
 	ETag string `json:"etag,omitempty"`
 	// Version is set where it is not that of the saga's last change of PostgreSQL: a
 	// row that an earlier one deleted is gone at that one's version, as nothing keeps

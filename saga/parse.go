@@ -165,12 +165,17 @@ func checkEnd(d *json.Decoder, data []byte) error {
 // checkFields compares the names of the write's own fields exactly:
 // encoding/json would take "Saga_ID" for saga_id.
 func checkFields(data []byte) error {
-	top, err := fields(data, "", "saga_id", "mutations", "consistency", "policy", "before_steps", "after_steps")
+	top, err := fields(data, "", "saga_id", "mutations", "consistency", "policy", "before_steps", "after_steps", "stream")
 	if err != nil {
 		return err
 	}
 	if policy := top["policy"]; isObject(policy) {
 		if _, err := fields(policy, "policy.", "on_reject", "park_after"); err != nil {
+			return err
+		}
+	}
+	if stream := top["stream"]; isObject(stream) {
+		if _, err := fields(stream, "stream.", "sink", "entity", "key", "version", "op"); err != nil {
 			return err
 		}
 	}
@@ -247,7 +252,7 @@ func describeJSON(err error) string {
 
 // Digest identifies the content of a write: the hexadecimal SHA-256 of the
 // canonical JSON of its mutations, consistency and policy, defaults filled in, and
-// of its before- and after-steps where it has some.
+// of its before- and after-steps and its stream's change where it has some.
 // Objects' keys are sorted; numbers keep their literal text, so 1 and 1.0
 // differ.
 func (w *Write) Digest() string {
@@ -258,7 +263,9 @@ func (w *Write) Digest() string {
 		ParkAfter   string      `json:"park_after"`
 		BeforeSteps []Task      `json:"before_steps,omitempty"`
 		AfterSteps  []Task      `json:"after_steps,omitempty"`
-	}{w.Mutations, w.Consistency, w.Policy.OnRejectOrDefault(), w.Policy.ParkAfterOrDefault().String(), w.BeforeSteps, w.AfterSteps}
+
+		Stream *StreamChange `json:"stream,omitempty"`
+	}{w.Mutations, w.Consistency, w.Policy.OnRejectOrDefault(), w.Policy.ParkAfterOrDefault().String(), w.BeforeSteps, w.AfterSteps, w.Stream}
 	if normal.Consistency == "" {
 		normal.Consistency = AP
 	}

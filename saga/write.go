@@ -3,6 +3,7 @@ package saga
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -20,7 +21,7 @@ const (
 type Write struct {
 	// SagaID is the caller's idempotency key, 1 to MaxSagaIDBytes bytes.
 	SagaID      string      `json:"saga_id"`
-	Mutations   []Mutation  `json:"mutations"`
+	Mutations   []Mutation  `json:"mutations,omitempty"`
 	Consistency Consistency `json:"consistency,omitempty"`
 	Policy      Policy      `json:"policy,omitzero"`
 	// BeforeSteps run one after the other before the commit, and are undone in
@@ -28,6 +29,10 @@ type Write struct {
 	// the other when all sinks have the write.
 	BeforeSteps []Task `json:"before_steps,omitempty"`
 	AfterSteps  []Task `json:"after_steps,omitempty"`
+	// Stream is set instead of all of the above but SagaID in the write of a saga
+	// that a sink's stream has begun: it brings a row to its sink that plain SQL has
+	// committed. Clients and the CLI refuse it.
+	Stream *StreamChange `json:"stream,omitempty"`
 }
 
 // Consistency says what a commit waits for.
@@ -191,6 +196,8 @@ func (w *Write) Validate() error {
 		return invalid("saga_id has %d bytes: at most %d are allowed", len(w.SagaID), MaxSagaIDBytes)
 	case strings.ContainsRune(w.SagaID, 0):
 		return invalid("saga_id holds a NUL character, which PostgreSQL cannot store")
+	case w.Stream != nil:
+		return w.validateStream()
 	case len(w.Mutations) == 0:
 		return invalid("mutations is empty: a write changes at least one row")
 	}
@@ -326,6 +333,9 @@ func (p Policy) OnRejectOrDefault() OnReject {
 // "products/42 upsert → redis, kafka". Without known sinks it ends at the last
 // change.
 func (w *Write) Summary() string {
+	if w.Stream != nil {
+		return w.Stream.Summary()
+	}
 	var parts []string
 	for i := range w.Mutations {
 		if i == 3 && len(w.Mutations) > 4 {
@@ -336,6 +346,19 @@ func (w *Write) Summary() string {
 		parts = append(parts, fmt.Sprintf("%s %s", m.Target(), m.Op))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// Entities returns the entities that the write names, sorted, each once.
+func (w *Write) Entities() []string {
+	var names []string
+	if w.Stream != nil {
+		names = append(names, w.Stream.Entity)
+	}
+	for i := range w.Mutations {
+		names = append(names, w.Mutations[i].Entity)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // Target names the mutation's entity and, where it is short, its key, for

@@ -71,6 +71,7 @@ func TestWhatADryRunSays(t *testing.T) {
 	replay, skip := saga.Operation{Action: saga.ActionReplay}, saga.Operation{Action: saga.ActionSkip}
 	edit, undo := saga.Operation{Action: saga.ActionEdit}, saga.Operation{Action: saga.ActionCompensate}
 	stuck := &saga.Outcome{Status: saga.Parked, Version: 7, Steps: []saga.Step{{Name: "redis", State: saga.StepParked}}}
+	refused := &saga.Outcome{Status: saga.Parked, Version: 7, Steps: stuck.Steps, Stream: &saga.StreamChange{Sink: saga.Redis}}
 	for _, test := range []struct {
 		op       saga.Operation
 		o        *saga.Outcome
@@ -87,6 +88,9 @@ func TestWhatADryRunSays(t *testing.T) {
 		{skip, &saga.Outcome{Status: saga.Pending}, listing.Running, "fail: it is not parked"},
 		{edit, stuck, listing.Running, "change its rows and bring them to all sinks"},
 		{undo, stuck, listing.Running, "undo it"},
+		{undo, refused, listing.Running, "fail: plain SQL wrote the row, and nobody knows what was before"},
+		{replay, refused, listing.NotStarted, "start it now"},
+		{skip, refused, listing.NotStarted, "give up redis"},
 		{undo, &saga.Outcome{Status: saga.Pending}, listing.Running, "cancel it, as it has not committed"},
 	} {
 		assert.Equal(t, test.want, would(test.op, test.o, test.workflow))

@@ -72,6 +72,10 @@ func would(op saga.Operation, o *saga.Outcome, workflow listing.State) string {
 	switch {
 	case o.Status.Final():
 		return fmt.Sprintf("nothing: it is %s", o.Status)
+	case op.Action == saga.ActionCompensate && o.Stream != nil:
+		return "fail: plain SQL wrote the row, and nobody knows what was before"
+	case workflow == listing.NotStarted && op.Action == saga.ActionReplay:
+		return "start it now"
 	case listed.Stopped() && op.Action == saga.ActionReplay:
 		return "start it again where it stood"
 	case listed.Stopped():

@@ -16,6 +16,7 @@ import (
 
 	"github.com/capsaga/capsaga/internal/config"
 	"github.com/capsaga/capsaga/internal/listing"
+	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/saga"
 	"github.com/capsaga/capsaga/saga/client"
 )
@@ -76,11 +77,12 @@ func (a *app) lookUp(ctx context.Context, c config.Config, sagaID string) (shown
 		if !isUnknown(temporalErr) && !isLost(temporalErr) {
 			a.note("from the ledger, as the workflow does not answer: %s", temporalErr)
 		}
-		if known.Workflow = s.Workflow; s.WorkflowID != "" {
+		if s.WorkflowID != "" {
+			known.Workflow = s.Workflow
 			known.WorkflowID, known.RunID, known.URL, known.Pending = s.WorkflowID, s.RunID, s.URL, s.Pending
 		}
 		if isUnknown(temporalErr) && !known.Status.Final() {
-			known.Workflow = listing.Gone
+			known.Workflow = cmp.Or(known.Workflow, listing.Gone)
 		}
 		return known, nil
 	case err == nil && isUnknown(temporalErr):
@@ -151,7 +153,20 @@ func (a *app) remember(ctx context.Context, c config.Config, sagaID string) (s s
 	if err != nil || !found {
 		return shown{}, false, withSchemaHint(err)
 	}
-	return shown{Outcome: *o, WorkflowID: workflowID, URL: workflowURL(c, workflowID, "")}, true, nil
+	s = shown{Outcome: *o, WorkflowID: workflowID, URL: workflowURL(c, workflowID, "")}
+	if o.Stream != nil {
+		s.Workflow, err = adopted(ctx, db, sagaID)
+	}
+	return s, true, withSchemaHint(err)
+}
+
+// adopted tells whether the saga of a refused row has had no workflow yet.
+func adopted(ctx context.Context, db *postgres.DB, sagaID string) (listing.State, error) {
+	entries, err := db.ListSagas(ctx, postgres.ListFilter{IDs: []string{sagaID}})
+	if err == nil && len(entries) == 1 && entries[0].Unstarted {
+		return listing.NotStarted, nil
+	}
+	return "", err
 }
 
 // addConflicts adds what keeps a saga from being undone.
@@ -190,9 +205,14 @@ func (a *app) writeShown(s shown, c config.Config, now time.Time) error {
 	t := newTable(a.stdout)
 	t.row("saga", s.SagaID)
 	t.row("status", string(s.Status))
+	if s.Stream != nil {
+		t.row("change", s.Stream.Summary())
+	}
 	if s.Version != 0 {
 		t.row("version", s.Version.String())
-		t.row("confirmed", dash(string(s.Confirmed)))
+		if s.Stream == nil {
+			t.row("confirmed", dash(string(s.Confirmed)))
+		}
 	}
 	for _, tag := range s.ETags {
 		t.row("row", tag.Entity+"/"+tag.Key+rowState(tag))
@@ -230,8 +250,11 @@ func workflowState(s *shown) string {
 }
 
 func rowState(tag saga.ETag) string {
-	if tag.ETag == "" {
+	switch tag.ETag {
+	case "":
 		return ", deleted"
+	case saga.ETagUnknown:
+		return ""
 	}
 	return ", etag " + tag.ETag
 }
@@ -294,6 +317,9 @@ func nextCommands(s *shown) []next {
 	if !s.Status.Final() && listed.Stopped() {
 		return []next{{"start it again where it stood", commandLine("replay", s.SagaID)}}
 	}
+	if s.Workflow == listing.NotStarted && !s.Status.Final() {
+		return []next{{"start it now, without waiting for the worker", commandLine("replay", s.SagaID)}}
+	}
 	var commands []next
 	for _, command := range saga.Commands(&s.Outcome) {
 		if !strings.HasPrefix(command.Line, "capsaga show ") {
@@ -311,6 +337,8 @@ func explanation(s *shown, prefix saga.Prefix) string {
 	}
 	switch {
 	case s.Status.Final():
+	case s.Workflow == listing.NotStarted:
+		return "Its workflow has not been started yet: a worker does that, some 50 a second, as soon as Temporal answers. The ledger has the saga until then."
 	case s.Workflow == listing.Gone:
 		return "Temporal does not know its workflow any more, so nothing works on it. " + stands
 	case listed.Stopped():

@@ -95,6 +95,49 @@ func TestAParkedSaga(t *testing.T) {
 	}
 }
 
+// refusedRow is the saga of a row that Elasticsearch refused.
+func refusedRow() shown {
+	s := parked()
+	change := &saga.StreamChange{Sink: saga.Elasticsearch, Entity: "products", Key: "42", Version: 7, Op: saga.Upsert}
+	s.SagaID, s.Stream, s.Confirmed = change.SagaID(), change, ""
+	s.ETags = []saga.ETag{{Entity: "products", Key: "42", ETag: saga.ETagUnknown}}
+	s.Steps = []saga.Step{{Name: saga.StepCommit, State: saga.StepDone}, {Name: saga.StepRedis, State: saga.StepDone}, s.Steps[2]}
+	s.WorkflowID, s.URL = saga.WorkflowID(s.SagaID), ""
+	return s
+}
+
+func TestARefusedRow(t *testing.T) {
+	golden(t, showOf(t, refusedRow()),
+		"saga         cdc-elasticsearch-products-42-7",
+		"status       parked",
+		"change       products/42 written by SQL, refused by elasticsearch",
+		"version      7",
+		"row          products/42",
+		"workflow     saga/cdc-elasticsearch-products-42-7",
+		"Temporal UI  set CAPSAGA_TEMPORAL_UI_URL for a link",
+		"",
+		"STEP           STATE   BEGAN                ATTEMPTS  DURATION  LAST ERROR",
+		"commit         done    -                    0         -         -",
+		"redis          done    -                    0         -         -",
+		"elasticsearch  parked  2026-01-01 03:04:05  1         -         rejected",
+		"",
+		"elasticsearch, rejected: field price_cents refuses the text",
+		"",
+		"PostgreSQL has it; elasticsearch is refused for good until the cause is mended, and waits for you.",
+		"",
+		"capsaga replay cdc-elasticsearch-products-42-7                     # when the cause is mended, try elasticsearch again",
+		"capsaga skip cdc-elasticsearch-products-42-7 --step elasticsearch  # to give elasticsearch up",
+		"capsaga edit cdc-elasticsearch-products-42-7 --set COLUMN=JSON     # to change the row, in PostgreSQL and all sinks")
+
+	s := refusedRow()
+	s.Workflow = listing.NotStarted
+	text := showOf(t, s)
+	assert.Contains(t, text, "workflow     saga/cdc-elasticsearch-products-42-7, not started")
+	assert.Contains(t, text, "has not been started yet: a worker does that")
+	assert.Contains(t, text, "capsaga replay cdc-elasticsearch-products-42-7  # start it now")
+	assert.NotContains(t, text, "capsaga skip")
+}
+
 func TestASagaThatWasStopped(t *testing.T) {
 	for state, want := range map[listing.State]string{
 		listing.Terminated: "stopped from outside (terminated), so nothing works on it",

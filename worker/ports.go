@@ -25,7 +25,7 @@ func (p pivot) ReadRow(ctx context.Context, e *saga.Entity, key string) (activit
 	return activities.Row(row), err
 }
 
-func (p pivot) Waive(ctx context.Context, w activities.Waiver) error {
+func (p pivot) Waive(ctx context.Context, w activities.Waiver) (saga.Version, error) {
 	return p.DB.Waive(ctx, postgres.Waiver(w))
 }
 

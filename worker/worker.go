@@ -281,6 +281,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return parts.stop(nil)
 	}
+	parts.start(ctx, w.adopt)
 	err := w.runSagas(ctx)
 	return parts.stop(err)
 }

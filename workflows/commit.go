@@ -51,6 +51,7 @@ func (s *story) commit(ctx, detached workflow.Context) (final saga.Status) {
 func (s *story) committed(ctx workflow.Context, out activities.CommitOutput, took time.Duration, attempts int) saga.Status {
 	s.pivot, s.flush = out, out.FlushLSN
 	s.outcome = out.Outcome(s.write.SagaID, took, attempts)
+	s.outcome.Stream = s.write.Stream
 	started := s.commitStep.state.StartedAt
 	s.commitStep.state = s.outcome.Steps[0]
 	s.commitStep.state.StartedAt = started

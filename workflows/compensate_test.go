@@ -316,7 +316,7 @@ func TestRerun(t *testing.T) {
 		o, err := s.systems.Recall(t.Context(), w.SagaID)
 		require.NoError(t, err)
 		o.Status, o.Steps = status, steps
-		require.NoError(t, s.systems.RecordOutcome(t.Context(), w.SagaID, *o))
+		require.NoError(t, errorOf(s.systems.RecordOutcome(t.Context(), w.SagaID, *o)))
 	}
 	t.Run("skips what was done", func(t *testing.T) {
 		t.Parallel()
@@ -354,9 +354,9 @@ func TestRerun(t *testing.T) {
 		t.Parallel()
 		w := travel()
 		s, v, o := rerun(t, w, func(s *stage) {
-			require.NoError(t, s.systems.RecordOutcome(t.Context(), w.SagaID, saga.Outcome{
+			require.NoError(t, errorOf(s.systems.RecordOutcome(t.Context(), w.SagaID, saga.Outcome{
 				SagaID: w.SagaID, Status: saga.RejectedEnd, Content: w.Digest(), Error: &saga.ErrorInfo{Code: saga.CodeExpectUnmet},
-			}))
+			})))
 		})
 		require.Equal(t, saga.RejectedEnd, o.Status)
 		require.Equal(t, saga.CodeExpectUnmet, o.Error.Code)

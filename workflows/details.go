@@ -119,6 +119,9 @@ func details(summary string, o *saga.Outcome) string {
 
 // destinations names the sinks, once the commit has told them.
 func destinations(o *saga.Outcome) string {
+	if o.Stream != nil { // which the summary names
+		return ""
+	}
 	var sinks []string
 	for _, step := range o.Steps {
 		if slices.Contains(saga.Sinks, saga.Sink(step.Name)) {

@@ -61,6 +61,7 @@ func refusal(code, format string, args ...any) error {
 }
 
 func (s *story) waitCommitted(ctx workflow.Context, _ saga.WaitInput) (saga.Outcome, error) {
+	ctx = s.answering(ctx)
 	s.awaitingCommit++
 	err := workflow.Await(ctx, func() bool { return s.outcome.Version != 0 || s.atRest() })
 	s.awaitingCommit--
@@ -68,7 +69,7 @@ func (s *story) waitCommitted(ctx workflow.Context, _ saga.WaitInput) (saga.Outc
 }
 
 func (s *story) waitVisible(ctx workflow.Context, _ saga.WaitInput) (saga.Outcome, error) {
-	err := workflow.Await(ctx, s.atRest)
+	err := workflow.Await(s.answering(ctx), s.atRest)
 	return s.snapshot(), err
 }
 
@@ -114,6 +115,7 @@ func (s *story) mayRetry() error {
 
 // retry tries each parked step once more and answers when all have been tried.
 func (s *story) retry(ctx workflow.Context) (saga.Outcome, error) {
+	ctx = s.answering(ctx)
 	parked := s.parkedSteps()
 	s.retries++
 	request := s.retries
@@ -156,6 +158,7 @@ func (s *story) maySkip(in saga.SkipInput) error {
 // giveUpStep skips a parked step and answers when the saga has gone on without
 // it.
 func (s *story) giveUpStep(ctx workflow.Context, in saga.SkipInput) (saga.Outcome, error) {
+	ctx = s.answering(ctx)
 	for _, t := range s.parkedSteps() {
 		if t.state.Name != in.Step {
 			continue
@@ -174,6 +177,9 @@ func (s *story) giveUpStep(ctx workflow.Context, in saga.SkipInput) (saga.Outcom
 // mayCompensate refuses what comes after the end. Asked again, a saga that is
 // being undone answers as the first time.
 func (s *story) mayCompensate() error {
+	if c := s.write.Stream; c != nil {
+		return refusal(saga.CodeNotParked, "saga %q cannot be undone: plain SQL has written %s, and nobody knows what was before: change the row, by SQL or with `capsaga edit`, or give %s up with `capsaga skip`", s.write.SagaID, c.Target(), c.Sink)
+	}
 	if s.closing {
 		return refusal(saga.CodeNotParked, "saga %q has ended: it is %s; to take a completed one back, write the change as a new saga", s.write.SagaID, s.outcome.Status)
 	}
@@ -213,6 +219,7 @@ func (s *story) mayEdit(in saga.EditInput) error {
 // edit changes rows of the saga in PostgreSQL, as a newer truth, and brings them
 // to all sinks. It answers when they have them, or when the saga parks again.
 func (s *story) edit(ctx workflow.Context, in saga.EditInput) (saga.Outcome, error) {
+	ctx = s.answering(ctx)
 	trace := s.commitInput(ctx)
 	var out activities.ChangeOutput
 	s.editing++

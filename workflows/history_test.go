@@ -103,6 +103,26 @@ func (s *show) aroundTheCommit(sagaID string) saga.Write {
 	return w
 }
 
+// row is a row of the scene's own that Elasticsearch refused.
+func (s *show) row(lsn saga.LSN) *saga.Refused {
+	r := refusedRow(lsn)
+	r.Key = string(s.Prefix)
+	return &r
+}
+
+// adopted starts the saga of a refused row, as a worker does.
+func (s *show) adopted(t *testing.T) (sagaID string) {
+	t.Helper()
+	s.Systems.OnRead = rowNow(2000)
+	w := s.Systems.Adopt(nil, *s.row(1000))
+	first, err := s.Adopt(activitytest.Within(t, 20*time.Second), w)
+	require.NoError(t, err)
+	again, err := s.Adopt(activitytest.Within(t, 20*time.Second), w)
+	require.NoError(t, err)
+	require.Equal(t, first, again, "it is started once")
+	return w.SagaID
+}
+
 // gone makes a sink fail until the returned function is called.
 func gone(fail *func(context.Context, int) error, err error) (back func()) {
 	var away atomic.Bool
@@ -226,6 +246,32 @@ func TestShapes(t *testing.T) {
 			w.Policy.OnReject = saga.OnRejectCompensate
 			s.wrote(t, w, saga.Compensated)
 		},
+		"refused-row": func(t *testing.T, s *show, _ saga.Write) {
+			s.Systems.Elasticsearch.Fail = activitytest.Until(1, activitytest.Rejected("elasticsearch"))
+			id := s.adopted(t)
+			s.until(t, id, func(o saga.Outcome) bool { return o.Status == saga.Parked })
+			s.ask(t, id, saga.UpdateRetry)
+			require.Equal(t, saga.Completed, s.end(t, id).Status)
+		},
+		"refused-row-again": func(t *testing.T, s *show, _ saga.Write) {
+			back := gone(&s.Systems.Elasticsearch.Fail, activitytest.Rejected("elasticsearch"))
+			id := s.adopted(t)
+			s.until(t, id, func(o saga.Outcome) bool { return o.Status == saga.Parked })
+			w := s.row(1000).Write()
+			s.Systems.Adopt(&w, *s.row(3000))
+			back()
+			s.ask(t, id, saga.UpdateRetry)
+			o := s.end(t, id)
+			require.Equal(t, saga.Completed, o.Status)
+			require.Equal(t, saga.LSN(3000), o.Version.LSN())
+		},
+		"refused-row-skipped": func(t *testing.T, s *show, _ saga.Write) {
+			gone(&s.Systems.Elasticsearch.Fail, activitytest.Rejected("elasticsearch"))
+			id := s.adopted(t)
+			s.until(t, id, func(o saga.Outcome) bool { return o.Status == saga.Parked })
+			s.ask(t, id, saga.UpdateSkip, saga.SkipInput{Step: saga.StepElasticsearch})
+			require.Equal(t, saga.Completed, s.end(t, id).Status)
+		},
 		"begun-anew": func(t *testing.T, s *show, w saga.Write) {
 			back := gone(&s.Systems.Elasticsearch.Fail, activitytest.Rejected("elasticsearch"))
 			s.wrote(t, w, saga.Parked)
@@ -240,6 +286,9 @@ func TestShapes(t *testing.T) {
 			s := newShow(t)
 			w := activitytest.Write(s.ID("a"))
 			play(t, s, w)
+			if strings.HasPrefix(shape, "refused-row") {
+				w = s.row(1000).Write()
+			}
 			s.replay(t, w.SagaID)
 		})
 	}

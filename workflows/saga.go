@@ -90,7 +90,7 @@ type story struct {
 
 func newStory(w saga.Write) *story {
 	s := &story{write: w, phase: saga.Pending, releases: map[string]int{}, outcome: saga.Outcome{
-		SagaID: w.SagaID, Status: saga.Pending, Content: w.Digest(),
+		SagaID: w.SagaID, Status: saga.Pending, Content: w.Digest(), Stream: w.Stream,
 	}}
 	for i := range w.BeforeSteps {
 		s.before = append(s.before, s.newTask(&w.BeforeSteps[i]))
@@ -121,6 +121,12 @@ func (s *story) run(ctx workflow.Context) (saga.Outcome, error) {
 	s.cancelPending = cancel
 
 	final := s.reachCommit(pending, detached)
+	if s.write.Stream != nil {
+		if s.phase == saga.Committed {
+			final = s.deliver(detached)
+		}
+		return s.close(detached, final)
+	}
 	if s.phase == saga.Committed {
 		s.heedCancellation(pending, detached)
 		if s.undoing == nil {
@@ -193,8 +199,9 @@ func (s *story) close(ctx workflow.Context, final saga.Status) (saga.Outcome, er
 	s.outcome.Status, s.outcome.Error = final, s.reason
 	s.describe(ctx)
 	// A saga that changed nothing and ran no steps is in the ledger as it ended; one
-	// whose id was taken has no place of its own there.
-	if s.outcome.Version != 0 || len(s.before) > 0 && final != saga.Failed {
+	// whose id was taken has no place of its own there. That of a stream is recorded
+	// before it may end.
+	if s.write.Stream == nil && (s.outcome.Version != 0 || len(s.before) > 0 && final != saga.Failed) {
 		s.record(ctx)
 	}
 	if err := s.publish(ctx); err != nil {

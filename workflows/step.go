@@ -180,9 +180,11 @@ func (t *step) giveUp(ctx workflow.Context, failed *saga.ErrorInfo, reason strin
 			SagaID: t.story.write.SagaID, Step: t.state.Name, Version: t.story.outcome.Version,
 			Rows: t.story.pivot.Rows(t.story.pivot.Owned, sink), Reason: reason,
 		}
-		if err := t.story.persist(ctx, effects.Waive, in, nil, "waive"); err != nil {
+		var waived activities.WaiveOutput
+		if err := t.story.persist(ctx, effects.Waive, in, &waived, "waive"); err != nil {
 			workflow.GetLogger(ctx).Error("the ledger refused the waiver", "step", t.state.Name, "error", err)
 		}
+		t.story.waived(waived.Version)
 	}
 	t.skip = nil
 	t.leave(ctx, saga.StepSkipped, failed)

@@ -109,6 +109,11 @@ func (s *Systems) Commit(ctx context.Context, r activities.CommitRequest) (*acti
 		}
 		return &again, nil
 	}
+	if w.Stream != nil {
+		return &activities.CommitResult{Status: saga.RejectedEnd, Content: w.Digest(), Error: &saga.ErrorInfo{
+			Code: saga.CodeUnknownSaga, Class: saga.Rejected, System: "postgres", Message: "not in the ledger",
+		}}, nil
+	}
 	result := s.commit(r)
 	s.ledger[w.SagaID] = result
 	s.keep(result.Version, result.Owned)
@@ -159,17 +164,20 @@ func (s *Systems) Cancel(_ context.Context, w saga.Write, _, _ string) (bool, er
 }
 
 // RecordOutcome keeps the outcome.
-func (s *Systems) RecordOutcome(_ context.Context, sagaID string, o saga.Outcome) error {
+func (s *Systems) RecordOutcome(_ context.Context, sagaID string, o saga.Outcome) (outdated bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.records++
 	if s.OnRecord != nil {
 		if err := s.OnRecord(s.records); err != nil {
-			return err
+			return false, err
 		}
 	}
+	if known, ok := s.ledger[sagaID]; ok && o.Stream != nil && known.Version > o.Version {
+		return true, nil
+	}
 	s.recorded[sagaID] = o
-	return nil
+	return false, nil
 }
 
 // Recorded returns the outcome that was recorded.

@@ -71,12 +71,50 @@ func (s *Systems) Changes() int {
 	return len(s.changes)
 }
 
-// Waive keeps the waiver.
-func (s *Systems) Waive(_ context.Context, w activities.Waiver) error {
+// Adopt makes a parked saga of a row that a sink refused, or makes the refusal part
+// of the saga that an earlier one began.
+func (s *Systems) Adopt(began *saga.Write, r saga.Refused) saga.Write {
+	w := r.Write()
+	if began != nil {
+		w = *began
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	owned := []saga.Owned{r.Owned()}
+	o := saga.Outcome{SagaID: w.SagaID, Status: saga.Parked, Content: w.Digest(), Stream: w.Stream, Error: &r.Error}
+	o.Own(r.Version, owned)
+	o.Steps = []saga.Step{{Name: saga.StepCommit, State: saga.StepDone}}
+	for _, sink := range r.Entity.Sinks() {
+		step := saga.Step{Name: saga.StepName(sink), State: saga.StepDone}
+		if sink == r.Sink {
+			step.State, step.Error = saga.StepParked, &r.Error
+		}
+		o.Steps = append(o.Steps, step)
+	}
+	s.recorded[w.SagaID] = o
+	s.ledger[w.SagaID] = &activities.CommitResult{
+		Status: saga.Committed, WorkflowID: saga.WorkflowID(w.SagaID), Content: w.Digest(),
+		Version: r.Version, FlushLSN: r.Version.LSN(), Owned: owned,
+	}
+	return w
+}
+
+// After makes the next commit or change come after a position.
+func (s *Systems) After(lsn saga.LSN) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lsn = max(s.lsn, lsn)
+}
+
+// Waive keeps the waiver.
+func (s *Systems) Waive(_ context.Context, w activities.Waiver) (saga.Version, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.ledger[w.SagaID]; known != nil && known.Version > w.Version {
+		w.Version = known.Version
+	}
 	s.waivers = append(s.waivers, w)
-	return nil
+	return w.Version, nil
 }
 
 // Waivers returns the waivers.

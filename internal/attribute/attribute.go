@@ -6,7 +6,6 @@ package attribute
 
 import (
 	"encoding/json"
-	"slices"
 
 	"go.temporal.io/sdk/temporal"
 
@@ -28,20 +27,15 @@ const maxValueBytes = 2048
 // Start returns the attributes that a saga starts with.
 func Start(w *saga.Write) []temporal.SearchAttributeUpdate {
 	updates := []temporal.SearchAttributeUpdate{Status.ValueSet(string(saga.Pending))}
-	if entities := fitting(EntitiesOf(w)); entities != nil {
+	if entities := fitting(w.Entities()); entities != nil {
 		updates = append(updates, Entities.ValueSet(entities))
 	}
-	return updates
-}
-
-// EntitiesOf returns the entities that the write names, sorted, each once.
-func EntitiesOf(w *saga.Write) []string {
-	var entities []string
-	for i := range w.Mutations {
-		entities = append(entities, w.Mutations[i].Entity)
+	if c := w.Stream; c != nil { // its key is known before its commit
+		if keys := KeysOf([]saga.Owned{{Entity: c.Entity, Key: c.Key}}); keys != nil {
+			updates = append(updates, Keys.ValueSet(keys))
+		}
 	}
-	slices.Sort(entities)
-	return slices.Compact(entities)
+	return updates
 }
 
 // KeysOf returns the owned rows as entity/KEYENC, or nil when they do not fit

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/capsaga/capsaga/internal/attribute"
 	"github.com/capsaga/capsaga/saga"
@@ -45,8 +46,16 @@ func TestKeysOf(t *testing.T) {
 	}
 }
 
-func TestEntitiesOf(t *testing.T) {
+func TestStartOfASagaOfAStreamNamesItsRow(t *testing.T) {
 	t.Parallel()
-	w := saga.Write{Mutations: []saga.Mutation{{Entity: "users"}, {Entity: "products"}, {Entity: "users"}}}
-	require.Equal(t, []string{"products", "users"}, attribute.EntitiesOf(&w))
+	w := saga.Write{SagaID: "cdc", Stream: &saga.StreamChange{Sink: saga.Redis, Entity: "products", Key: "42"}}
+	attributes := temporal.NewSearchAttributes(attribute.Start(&w)...)
+	entities, _ := attributes.GetKeywordList(attribute.Entities)
+	require.Equal(t, []string{"products"}, entities)
+	keys, _ := attributes.GetKeywordList(attribute.Keys)
+	require.Equal(t, []string{"products/42"}, keys)
+
+	w.Stream.Key = strings.Repeat("x", 2048)
+	attributes = temporal.NewSearchAttributes(attribute.Start(&w)...)
+	require.False(t, attributes.ContainsKey(attribute.Keys))
 }

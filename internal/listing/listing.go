@@ -40,7 +40,7 @@ type Saga struct {
 	// Workflow says whether the workflow of a saga that has not ended runs.
 	Workflow State `json:"workflow,omitempty"`
 
-	fromLedger bool
+	fromLedger, unstarted bool
 }
 
 // Stopped reports whether the saga has not ended and nobody works on it: it
@@ -184,7 +184,7 @@ func (l *Lister) fromLedger(ctx context.Context, f saga.Filter, position cursor,
 		sagas[i] = Saga{
 			SagaID: e.SagaID, Status: e.Status, BlockedOn: e.BlockedOn, Error: e.Error, Entities: e.Entities,
 			Version: e.Version, CreatedAt: e.CreatedAt, FinishedAt: e.FinishedAt,
-			WorkflowID: e.WorkflowID, RunID: e.RunID, fromLedger: true,
+			WorkflowID: e.WorkflowID, RunID: e.RunID, fromLedger: true, unstarted: e.Unstarted,
 		}
 	}
 	return sagas, nil

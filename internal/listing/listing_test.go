@@ -127,6 +127,20 @@ var all = []string{
 	"ended committed terminated", "gone committed gone", "parked parked running", "done completed",
 }
 
+// A worker is about to start it: that is no saga that stopped.
+func TestASagaThatWasNotStartedYet(t *testing.T) {
+	t.Parallel()
+	l, _, lister := mixed()
+	l.add("cdc", saga.Parked, 10)
+	l.entries[len(l.entries)-1].Unstarted = true
+	page, err := lister.List(t.Context(), saga.Filter{Statuses: []saga.Status{saga.Parked}}, "", 50)
+	require.NoError(t, err)
+	require.Contains(t, brief(page.Sagas), "cdc parked not started")
+	page, err = lister.List(t.Context(), saga.Filter{Stopped: true}, "", 50)
+	require.NoError(t, err)
+	require.NotContains(t, brief(page.Sagas), "cdc parked not started")
+}
+
 func TestBothSystemsAreMerged(t *testing.T) {
 	t.Parallel()
 	_, _, l := mixed()

@@ -31,9 +31,10 @@ const (
 	TimedOut   State = "timed out"
 	Failed     State = "failed"
 	Cancelled  State = "cancelled"
-	Completed  State = "completed" // with an outcome that the ledger lacks
-	Gone       State = "gone"      // Temporal does not know it
-	Unknown    State = "unknown"   // Temporal does not answer
+	Completed  State = "completed"   // with an outcome that the ledger lacks
+	Gone       State = "gone"        // Temporal does not know it
+	NotStarted State = "not started" // of a refused row's saga: a worker is about to
+	Unknown    State = "unknown"     // Temporal does not answer
 )
 
 var states = map[enumspb.WorkflowExecutionStatus]State{
@@ -300,6 +301,9 @@ func (l *Lister) describe(ctx context.Context, s *Saga) {
 		d, err = l.Temporal.DescribeWorkflowExecution(ctx, s.WorkflowID, "")
 	}
 	switch {
+	case errors.As(err, &missing) && s.unstarted:
+		s.Workflow = NotStarted
+		return
 	case errors.As(err, &missing):
 		s.Workflow = Gone
 		return

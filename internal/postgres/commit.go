@@ -49,8 +49,12 @@ type CommitResult struct {
 //
 // An error means that the outcome is not known or that the database did not take
 // the write now: call again. What the database refuses for good is a result with
-// status rejected, and nothing of the write has happened.
+// status rejected, and nothing of the write has happened. The write of a stream's
+// saga commits nothing: its result is what the ledger has.
 func (db *DB) Commit(ctx context.Context, request CommitRequest) (result *CommitResult, err error) {
+	if request.Write.Stream != nil {
+		return db.attachStream(ctx, request)
+	}
 	err = db.retry(ctx, func() error {
 		result, err = db.commitOnce(ctx, request)
 		return err
@@ -150,7 +154,7 @@ func (c *commit) open(ctx context.Context) (first bool, err error) {
 		return false, err
 	}
 	batch.Queue("INSERT INTO capsaga.saga (id, workflow_id, run_id, content, write, entities, status) VALUES ($1, $2, $3, $4, $5::text::json, $6, 'committed') ON CONFLICT DO NOTHING",
-		w.SagaID, c.request.WorkflowID, c.request.RunID, c.digest, string(request), entities(w)).
+		w.SagaID, c.request.WorkflowID, c.request.RunID, c.digest, string(request), w.Entities()).
 		Exec(func(tag pgconn.CommandTag) error {
 			first = tag.RowsAffected() == 1
 			return nil

@@ -374,10 +374,10 @@ func TestOutcomeIsKept(t *testing.T) {
 
 	done := *o
 	done.Status = saga.Completed
-	require.NoError(t, f.RecordOutcome(t.Context(), "a", done))
+	require.NoError(t, errorOf(f.RecordOutcome(t.Context(), "a", done)))
 	late := *o
 	late.Status = saga.Parked
-	require.NoError(t, f.RecordOutcome(t.Context(), "a", late))
+	require.NoError(t, errorOf(f.RecordOutcome(t.Context(), "a", late)))
 	_, o, _, err = f.LedgerOutcome(t.Context(), "a")
 	require.NoError(t, err)
 	assert.Equal(t, saga.Completed, o.Status, "a final outcome stays")

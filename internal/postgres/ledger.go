@@ -23,20 +23,22 @@ func (c *commit) attach(ctx context.Context) (*CommitResult, error) {
 }
 
 // readLedger returns the recorded result of a saga, or a failed one when the
-// digest is not that of its write. Its rows are as the saga's last edit left them:
-// what an earlier edit or the commit itself told is not true any more.
+// digest is not that of its write. Its rows are as the saga's last edit left them,
+// or as a sink refused them after it: what an earlier edit or the commit itself told
+// is not true any more.
 func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitResult, error) {
 	r := &CommitResult{Confirmed: saga.ConfirmedLocally}
 	var version *int64
 	var result, outcome *string
-	var undone bool
+	var streamed, undone bool
 	var position string
-	err := q.QueryRow(ctx, `SELECT s.workflow_id, s.run_id, s.content, s.status, coalesce(e.version, s.version), coalesce(e.result, s.result)::text, s.outcome::text,
+	err := q.QueryRow(ctx, `SELECT s.workflow_id, s.run_id, s.content, s.status, greatest(e.version, s.version),
+		       CASE WHEN e.version > s.version THEN e.result ELSE s.result END::text, s.outcome::text, s.stream_row IS NOT NULL,
 		       EXISTS (SELECT FROM capsaga.change u WHERE u.saga_id = s.id AND u.kind = 'undo'), s.created_at, pg_current_wal_flush_lsn()::text
 		FROM capsaga.saga s LEFT JOIN LATERAL (SELECT c.version, c.result FROM capsaga.change c
 		     WHERE c.saga_id = s.id AND c.kind = 'edit' ORDER BY c.version DESC LIMIT 1) e ON true
 		WHERE s.id = $1`, sagaID).
-		Scan(&r.WorkflowID, &r.RunID, &r.Content, &r.Status, &version, &result, &outcome, &undone, &r.CommittedAt, &position)
+		Scan(&r.WorkflowID, &r.RunID, &r.Content, &r.Status, &version, &result, &outcome, &streamed, &undone, &r.CommittedAt, &position)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +59,9 @@ func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitR
 	}
 	// Whatever became of the saga since, its pivot stands.
 	r.Status, r.Version = saga.Committed, saga.Version(*version)
+	if streamed { // plain SQL's own session knew who confirmed it
+		r.Confirmed = ""
+	}
 	if r.FlushLSN, err = saga.ParseLSN(position); err != nil {
 		return nil, err
 	}
@@ -105,6 +110,10 @@ func (db *DB) recordRejection(ctx context.Context, request CommitRequest, r *Com
 // ledger, waiting for a transaction that holds it. It reports true when the saga
 // had committed before.
 func (db *DB) Cancel(ctx context.Context, w saga.Write, workflowID, runID string) (committed bool, err error) {
+	if w.Stream != nil {
+		known, err := db.attachStream(ctx, CommitRequest{Write: w})
+		return err == nil && known.Status == saga.Committed, err
+	}
 	first, err := db.closeSaga(ctx, w, workflowID, runID, saga.Cancelled, nil)
 	if err != nil || first {
 		return false, classify("cancel saga "+w.SagaID, err)
@@ -130,47 +139,54 @@ func (db *DB) closeSaga(ctx context.Context, w saga.Write, workflowID, runID str
 	}
 	tag, err := db.pool.Exec(ctx, `INSERT INTO capsaga.saga (id, workflow_id, run_id, content, write, entities, status, result, error, error_class, finished_at)
 		VALUES ($1, $2, $3, $4, $5::text::json, $6, $7, $8::text::json, $8::text::json, $9, clock_timestamp()) ON CONFLICT DO NOTHING`,
-		w.SagaID, workflowID, runID, w.Digest(), string(body), entities(w), string(status), problem, class)
+		w.SagaID, workflowID, runID, w.Digest(), string(body), w.Entities(), string(status), problem, class)
 	return tag.RowsAffected() == 1, err
-}
-
-// entities returns the names of the entities of a write, sorted.
-func entities(w saga.Write) []string {
-	var names []string
-	for i := range w.Mutations {
-		names = append(names, w.Mutations[i].Entity)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }
 
 // RecordOutcome keeps where the saga stands, for lists and for when Temporal no
 // longer has the workflow. It is idempotent; a final outcome is never replaced by
 // one that is not, a compensated saga stays so, and of one that is being undone
 // nothing is kept that comes late from before.
-func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) error {
+//
+// Of a saga of a stream nothing is kept either when the ledger knows of a later
+// change of its row that was refused. Then outdated is true, and the saga has not
+// ended: it is for the caller to go on with what Commit tells.
+func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) (outdated bool, err error) {
 	o = storable(o)
 	body, err := json.Marshal(o)
 	if err != nil {
-		return err
+		return false, err
 	}
-	blocked, problem := blockedOn(&o)
-	var class, problemText *string
-	if problem != nil {
-		text, err := json.Marshal(problem)
-		if err != nil {
-			return err
-		}
-		class, problemText = (*string)(&problem.Class), new(string)
-		*problemText = string(text)
+	blocked, class, problem, err := labels(&o)
+	if err != nil {
+		return false, err
 	}
-	_, err = db.pool.Exec(ctx, `UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
+	tag, err := db.pool.Exec(ctx, `UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
 		finished_at = CASE WHEN $4 THEN clock_timestamp() END, blocked_on = $6, error = $7::text::json, error_class = $8
-		WHERE id = $1 AND content = $5 AND (finished_at IS NULL OR $4) AND (status <> 'compensated' OR $2 = 'compensated')
+		WHERE id = $1 AND content = $5 AND (stream_row IS NULL OR version <= $10) AND (finished_at IS NULL OR $4) AND (status <> 'compensated' OR $2 = 'compensated')
 		  AND ($4 OR $9 OR status <> 'compensating' AND NOT EXISTS (
 		      SELECT FROM json_array_elements(outcome->'steps') step WHERE step->>'name' ~ '^undo(-|$)'))`,
-		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content, blocked, problemText, class, o.Undoing())
-	return classify("record the outcome of saga "+sagaID, err)
+		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content, blocked, problem, class, o.Undoing(), int64(o.Version))
+	if err == nil && o.Stream != nil && tag.RowsAffected() == 0 {
+		err = db.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM capsaga.saga
+			WHERE id = $1 AND content = $2 AND version > $3 AND finished_at IS NULL)`, sagaID, o.Content, int64(o.Version)).Scan(&outdated)
+	}
+	return outdated, classify("record the outcome of saga "+sagaID, err)
+}
+
+// labels are what lists select an outcome's saga by: the systems that it waits for,
+// and its error with the error's class.
+func labels(o *saga.Outcome) (systems []string, class, problem *string, err error) {
+	systems, e := blockedOn(o)
+	if e == nil {
+		return systems, nil, nil, nil
+	}
+	body, err := json.Marshal(e)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	text, name := string(body), string(e.Class)
+	return systems, &name, &text, nil
 }
 
 // storable returns the outcome without NUL, which a service's error may have and

@@ -48,6 +48,7 @@ type LedgerEntry struct {
 	Entities                  []string
 	Version                   saga.Version // zero when it never committed
 	CreatedAt, FinishedAt     time.Time    // FinishedAt is zero of an open saga
+	Unstarted                 bool         // the saga of a refused row, which has no workflow yet
 }
 
 // statuses that the ledger can have.
@@ -78,7 +79,7 @@ func scanEntry(row pgx.CollectableRow) (e LedgerEntry, err error) {
 	var version *int64
 	var problem *string
 	var finished *time.Time
-	err = row.Scan(&e.SagaID, &e.WorkflowID, &e.RunID, &e.Status, &e.BlockedOn, &problem, &e.Entities, &version, &e.CreatedAt, &finished)
+	err = row.Scan(&e.SagaID, &e.WorkflowID, &e.RunID, &e.Status, &e.BlockedOn, &problem, &e.Entities, &version, &e.CreatedAt, &finished, &e.Unstarted)
 	if err != nil {
 		return e, err
 	}
@@ -126,7 +127,8 @@ func (f ListFilter) query() (string, []any) {
 	return fmt.Sprintf(`WITH page AS (SELECT id FROM (%s) p %s)
 		SELECT s.id, s.workflow_id, s.run_id, s.status, s.blocked_on,
 		       coalesce(s.error, s.outcome->'error', CASE WHEN s.version IS NULL THEN s.result END)::text,
-		       coalesce(s.entities, %s), s.version, s.created_at, s.finished_at
+		       coalesce(s.entities, %s), s.version, s.created_at, s.finished_at,
+		       s.stream_row IS NOT NULL AND s.run_id = ''
 		FROM page JOIN capsaga.saga s USING (id) ORDER BY s.created_at %s, s.id %s`,
 		strings.Join(branches, " UNION ALL "), end, entitiesOfWrite, order, order), args
 }

@@ -54,6 +54,9 @@ func (x *change) undo(ctx context.Context, begin saga.BeginMessage) (*ChangeResu
 	if done, err := x.open(ctx, begin); done != nil || err != nil {
 		return done, err
 	}
+	if c := x.write.Stream; c != nil {
+		return nil, refuse(saga.CodeConflict, "saga %q cannot be undone: plain SQL wrote %s, and nobody knows what was before: change the row by SQL or an edit", x.sagaID, c.Target())
+	}
 	if err := x.lock(ctx); err != nil {
 		return nil, err
 	}

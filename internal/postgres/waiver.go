@@ -18,22 +18,26 @@ type Waiver struct {
 
 // Waive remembers that a step was given up, until the saga's row of the ledger is
 // pruned. It is idempotent; of two waivers of one step the newer version's stays.
-func (db *DB) Waive(ctx context.Context, w Waiver) error {
+// It returns the version that is waived, which is above the given one where the
+// ledger knows that the sink has refused later changes of a stream's saga.
+func (db *DB) Waive(ctx context.Context, w Waiver) (saga.Version, error) {
 	rows, err := json.Marshal(w.Rows)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	tag, err := db.pool.Exec(ctx, `
+	var version int64
+	err = db.pool.QueryRow(ctx, `
 		INSERT INTO capsaga.waiver AS old (saga_id, step, version, rows, reason)
-		SELECT id, $2, $3, $4::text::json, $5 FROM capsaga.saga WHERE id = $1
+		SELECT id, $2, greatest($3, CASE WHEN stream_row IS NOT NULL THEN version END), $4::text::json, $5 FROM capsaga.saga WHERE id = $1
 		ON CONFLICT (saga_id, step) DO UPDATE SET reason = excluded.reason,
 		    version = greatest(old.version, excluded.version),
-		    rows = CASE WHEN excluded.version > old.version THEN excluded.rows ELSE old.rows END`,
-		w.SagaID, string(w.Step), int64(w.Version), string(rows), w.Reason)
-	if err == nil && tag.RowsAffected() == 0 {
-		return unknownSaga(w.SagaID)
+		    rows = CASE WHEN excluded.version > old.version THEN excluded.rows ELSE old.rows END
+		RETURNING version`,
+		w.SagaID, string(w.Step), int64(w.Version), string(rows), w.Reason).Scan(&version)
+	if noRows(err) {
+		return 0, unknownSaga(w.SagaID)
 	}
-	return classify("waive step "+string(w.Step)+" of saga "+w.SagaID, err)
+	return saga.Version(version), classify("waive step "+string(w.Step)+" of saga "+w.SagaID, err)
 }
 
 func unknownSaga(id string) *saga.Error {

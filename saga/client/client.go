@@ -274,6 +274,9 @@ func check(w *saga.Write) (digest string, err error) {
 	if err := w.Validate(); err != nil {
 		return "", err
 	}
+	if w.Stream != nil {
+		return "", invalid("saga %s: stream is not for clients: only the stream of %s begins such a saga, when it is refused a row; write mutations", w.SagaID, w.Stream.Sink)
+	}
 	encoded, err := json.Marshal(w)
 	if err != nil {
 		return "", invalid("saga %s: a column's value is not JSON: %s", w.SagaID, err)

@@ -75,10 +75,35 @@ func (c *Client) Edit(ctx context.Context, sagaID, request string, in saga.EditI
 
 // Operate does to a saga what an operation says, which has no columns to set: see
 // saga.Catalog.RowPatch. What is done already is no error.
-func (c *Client) Operate(ctx context.Context, sagaID, request string, op saga.Operation) (a saga.Answer, err error) {
+func (c *Client) Operate(ctx context.Context, sagaID, request string, op saga.Operation) (saga.Answer, error) {
 	if err := op.Validate(); err != nil {
-		return a, err
+		return saga.Answer{}, err
 	}
+	a, err := c.operate(ctx, sagaID, request, op)
+	if codeOf(err) == saga.CodeUnknownSaga && c.started(ctx, sagaID) {
+		return c.operate(ctx, sagaID, request, op)
+	}
+	return a, err
+}
+
+// started starts the saga of a refused row whose workflow no worker has started
+// yet, and returns true when it has come to a rest.
+func (c *Client) started(ctx context.Context, sagaID string) bool {
+	if c.ledger == nil {
+		return false
+	}
+	w, _, found, err := c.ledger.LedgerWrite(ctx, sagaID)
+	if err != nil || !found || w.Stream == nil {
+		return false
+	}
+	if _, err := c.Adopt(ctx, *w); err != nil {
+		return false
+	}
+	_, err = c.Wait(ctx, sagaID, WaitVisible)
+	return err == nil
+}
+
+func (c *Client) operate(ctx context.Context, sagaID, request string, op saga.Operation) (a saga.Answer, err error) {
 	switch op.Action {
 	case saga.ActionReplay:
 		return c.Replay(ctx, sagaID, request, WaitVisible)
