@@ -133,6 +133,16 @@ func (c *Catalog) Entity(name string) (*Entity, error) {
 	}
 }
 
+// Uses reports whether any entity's rows go to a sink.
+func (c *Catalog) Uses(sink Sink) bool {
+	for _, e := range c.Entities {
+		if e.HasSink(sink) {
+			return true
+		}
+	}
+	return false
+}
+
 // Names returns the entities' names, sorted.
 func (c *Catalog) Names() []string {
 	return sortedNames(c.Entities)

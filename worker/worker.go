@@ -1,5 +1,5 @@
 // Package worker runs sagas: it polls Temporal for them, does their effects, and
-// publishes PostgreSQL's changes to Kafka. A service may embed it; then its
+// brings PostgreSQL's changes to the sinks. A service may embed it; then its
 // client and the worker share a process and sagas start without a round trip.
 //
 // A worker holds nothing durable. Killed at any point, another one (or itself,
@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"slices"
 	"time"
 
@@ -25,7 +24,6 @@ import (
 	"github.com/capsaga/capsaga/internal/config"
 	"github.com/capsaga/capsaga/internal/elastic"
 	"github.com/capsaga/capsaga/internal/kafka"
-	"github.com/capsaga/capsaga/internal/kafkapub"
 	"github.com/capsaga/capsaga/internal/listing"
 	"github.com/capsaga/capsaga/internal/notify"
 	"github.com/capsaga/capsaga/internal/postgres"
@@ -51,8 +49,9 @@ type Role string
 const (
 	// RoleSagas runs workflows and activities.
 	RoleSagas Role = "sagas"
-	// RoleStream publishes PostgreSQL's changes to Kafka. Of the workers with
-	// this role one holds the stream, the others stand by.
+	// RoleStream brings PostgreSQL's changes to Redis, Kafka and Elasticsearch, a
+	// stream each. Of the workers with this role one holds a stream, the others stand
+	// by.
 	RoleStream Role = "stream"
 )
 
@@ -87,7 +86,7 @@ type Worker struct {
 	temporal sdkclient.Client
 
 	positions *stream.Positions
-	reader    *stream.Reader // nil without RoleStream
+	readers   []*stream.Reader // none without RoleStream
 	saga      *activities.Saga
 	gate      *activities.Gate
 	bulk      *activities.Bulk
@@ -149,7 +148,7 @@ func (w *Worker) connect(ctx context.Context) error {
 	if w.temporal, err = w.dialTemporal(); err != nil {
 		return err
 	}
-	if err := w.openStream(); err != nil {
+	if err := w.openStreams(); err != nil {
 		return err
 	}
 	hub := notify.NewHub()
@@ -188,35 +187,6 @@ func (w *Worker) dialTemporal() (sdkclient.Client, error) {
 		return nil, fmt.Errorf("temporal at %s: %w", options.HostPort, err)
 	}
 	return temporal, nil
-}
-
-func (w *Worker) openStream() error {
-	s := w.config.Systems
-	slot := s.Prefix.Slot(saga.PublicationKafka)
-	w.positions = stream.NewPositions(w.db.Pool(), slot)
-	if !slices.Contains(w.config.Roles, RoleStream) {
-		return nil
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	w.reader, err = stream.NewReader(stream.Config{
-		URL: s.PostgresURL, Slot: slot, Publications: []string{saga.PublicationKafka}, Sink: saga.Kafka,
-		Holder: fmt.Sprintf("%s:%d", host, os.Getpid()), Registry: w.db, Database: w.db.Pool(),
-		Handler: kafkapub.Open(w.kafka, kafkapub.Config{
-			Prefix: s.Prefix, DatabaseName: w.db.Pool().Config().ConnConfig.Database, Database: w.db.Pool(),
-			Settings: kafkapub.CatalogSettings(w.config.Catalog), Logger: w.log,
-		}),
-		Positions: w.positions, Logger: w.log,
-	})
-	if err != nil {
-		return err
-	}
-	w.telemetry.Stream(saga.PublicationKafka, w.reader.Stats(), func(ctx context.Context) ([]stream.Info, error) {
-		return stream.Status(ctx, w.db.Pool(), s.Prefix)
-	})
-	return nil
 }
 
 // Client returns a client in the worker's own process, whose sagas start without
@@ -268,8 +238,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err := w.awaitSchema(ctx); err != nil {
 		return parts.stop(nil) // told to stop before it began
 	}
-	if w.reader != nil {
-		parts.start(ctx, w.reader.Run)
+	for _, reader := range w.readers {
+		parts.start(ctx, reader.Run)
 	}
 	parts.start(ctx, w.advanceMark)
 	parts.start(ctx, w.prune)

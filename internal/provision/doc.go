@@ -5,13 +5,12 @@
 // ends in the same state:
 //
 //	check everything, change nothing
-//	→ schema → topics → indices → search attributes → publications → slot
+//	→ schema → topics → indices → search attributes → publications → slots
 //
 // The order is what a stream needs. It must find a topic when the first change
 // arrives, and pgoutput looks a publication up as it was when the change was
-// made, so a slot must not be older than its publication. Only kafkapub's slot is
-// made here: a slot that nobody reads keeps the WAL until the disk is full, so
-// the others come with their streams.
+// made, so a slot must not be older than its publication. A stream that no entity
+// needs gets no slot: one that nobody reads keeps the WAL until the disk is full.
 //
 // It never alters a user's table, and it removes nothing: what an older catalog
 // named stays until its owner drops it, except the membership of a table in a

@@ -92,10 +92,23 @@ func refuse(format string, args ...any) error {
 	return &saga.Error{Class: saga.Rejected, System: "postgres", Code: saga.CodeRejected, Message: fmt.Sprintf(format, args...)}
 }
 
-// applySlot makes kafkapub's slot. PostgreSQL waits for the transactions that
-// are open, so the wait is bounded and its cause is named.
-func (a *applier) applySlot(ctx context.Context) error {
-	name := a.deps.Prefix.Slot(saga.PublicationKafka)
+// applySlots makes the slots of the streams that there are. A slot that nobody
+// reads would keep the WAL until the disk is full.
+func (a *applier) applySlots(ctx context.Context) error {
+	for _, p := range a.publications() {
+		if !p.all && len(p.tables) == 0 && p.name != saga.PublicationKafka {
+			continue
+		}
+		if err := a.applySlot(ctx, a.deps.Prefix.Slot(p.name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// applySlot makes a slot. PostgreSQL waits for the transactions that are open, so
+// the wait is bounded and its cause is named.
+func (a *applier) applySlot(ctx context.Context, name string) error {
 	change := Change{System: "postgres", Kind: "slot", Name: name, Action: Unchanged}
 	s, err := a.readSlot(ctx, name)
 	if err != nil {

@@ -98,7 +98,7 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 
 // applyTo repeats what did not pass and parks what is refused.
 func (a *applier) applyTo(ctx context.Context, index string, items []item) error {
-	var refused []Refused
+	var refused []saga.Refused
 	err := a.persist(ctx, func(ctx context.Context) error {
 		documents, err := a.documents(ctx, items)
 		if err != nil {
@@ -108,7 +108,7 @@ func (a *applier) applyTo(ctx context.Context, index string, items []item) error
 		if err != nil {
 			return err
 		}
-		items, refused, err = sift(items, documents, applied, refused)
+		items, refused, err = a.sift(items, documents, applied, refused)
 		return err
 	})
 	if err != nil || len(refused) == 0 {
@@ -132,19 +132,28 @@ func (a *applier) send(ctx context.Context, index string, documents []document) 
 }
 
 // sift keeps the items that have to be tried again, and adds to those refused.
-func sift(items []item, documents []document, applied []saga.Applied, refused []Refused) ([]item, []Refused, error) {
+func (a *applier) sift(items []item, documents []document, applied []saga.Applied, refused []saga.Refused) ([]item, []saga.Refused, error) {
 	var again []item
 	var why error
 	for i, result := range applied {
 		switch {
 		case result.Err == nil:
 		case saga.ClassOf(result.Err) == saga.Rejected:
-			refused = append(refused, Refused{Document: documents[i].Document, Err: result.Err})
+			refused = append(refused, a.refusal(items[documents[i].item], documents[i], result.Err))
 		default:
 			again, why = append(again, items[documents[i].item]), result.Err
 		}
 	}
 	return again, refused, why
+}
+
+func (a *applier) refusal(i item, d document, err error) saga.Refused {
+	r := saga.Refused{Sink: a.config.Sink, Entity: i.entity, Key: d.Key, Version: d.Version, Deleted: d.Deleted()}
+	var known *saga.Error
+	if errors.As(err, &known) {
+		r.Error = saga.ErrorInfo{Code: known.Code, Message: fmt.Sprintf("%s/%s: %s", i.entity.Name, d.Key, known.Message), Class: known.Class, System: known.System}
+	}
+	return r
 }
 
 // document is a document to send, with the index of its item.

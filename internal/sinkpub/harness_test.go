@@ -84,8 +84,8 @@ func (w *world) start(change func(*sinkpub.Config), entities ...*saga.Entity) *r
 	}
 	config := sinkpub.Config{
 		Sink: saga.Redis, Catalog: catalog, Database: database{w.db}, Store: w.store, Logger: log,
-		Adopt: func(_ context.Context, refused []sinkpub.Refused) error {
-			return fmt.Errorf("refused: %v", refused[0].Err)
+		Adopt: func(_ context.Context, refused []saga.Refused) error {
+			return fmt.Errorf("refused: %v", refused[0].Error)
 		},
 	}
 	if change != nil {

@@ -40,12 +40,6 @@ type Database interface {
 	ReadRows(ctx context.Context, e *saga.Entity, keys []string, after []uint32) ([]postgres.RowRead, error)
 }
 
-// Refused is a row that the sink refuses for good.
-type Refused struct {
-	Document saga.Document
-	Err      error // a classified *saga.Error
-}
-
 // Config is what a Publisher needs.
 type Config struct {
 	Sink     saga.Sink
@@ -54,7 +48,7 @@ type Config struct {
 	Store    Store
 	// Adopt makes parked sagas of rows that the sink refuses. They are durable when
 	// it returns nil.
-	Adopt  func(ctx context.Context, refused []Refused) error
+	Adopt  func(ctx context.Context, refused []saga.Refused) error
 	Logger *slog.Logger // default slog.Default()
 	// MaxDocuments bounds one request; default 1,000.
 	MaxDocuments int

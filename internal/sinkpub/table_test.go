@@ -164,16 +164,16 @@ func TestRefusedRows(t *testing.T) {
 		}
 		return nil
 	}
-	adopted := map[string]sinkpub.Refused{}
+	adopted := map[string]saga.Refused{}
 	tries := 0
 	e := entity("t", "id")
 	r := w.start(func(c *sinkpub.Config) {
-		c.Adopt = func(_ context.Context, refused []sinkpub.Refused) error {
+		c.Adopt = func(_ context.Context, refused []saga.Refused) error {
 			if tries++; tries < 3 {
 				return errors.New("the ledger is away")
 			}
 			for _, f := range refused {
-				adopted[f.Document.Key] = f
+				adopted[f.Key] = f
 			}
 			return nil
 		}
@@ -182,8 +182,8 @@ func TestRefusedRows(t *testing.T) {
 	w.settle(r)
 	require.Len(t, adopted, 10)
 	require.Len(t, w.store.rows("t"), 90)
-	require.Equal(t, saga.Rejected, saga.ClassOf(adopted["10"].Err))
-	require.JSONEq(t, `{"id":10,"v":-10}`, string(adopted["10"].Document.Row))
+	require.Equal(t, saga.ErrorInfo{Class: saga.Rejected, System: "redis", Code: saga.CodeRejected, Message: "t/10: a negative number"}, adopted["10"].Error)
+	require.Positive(t, adopted["10"].Version)
 }
 
 // In a saga's transaction only what it does not own is applied.

@@ -192,8 +192,8 @@ func (w *world) handler(sink saga.Sink, log *slog.Logger) stream.Handler {
 	}
 	config := sinkpub.Config{
 		Sink: sink, Catalog: w.catalog, Database: database{w.db}, Logger: log,
-		Adopt: func(_ context.Context, refused []sinkpub.Refused) error {
-			return fmt.Errorf("%d rows are refused: %w", len(refused), refused[0].Err)
+		Adopt: func(_ context.Context, refused []saga.Refused) error {
+			return fmt.Errorf("%d rows are refused: %v", len(refused), refused[0].Error)
 		},
 	}
 	if sink == saga.Redis {

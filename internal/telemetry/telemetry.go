@@ -69,9 +69,13 @@ func (t *Telemetry) Handler() http.Handler {
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{})
 }
 
-// Stream adds the figures of a reader, and those of its slot, which every worker
-// can tell.
-func (t *Telemetry) Stream(name string, stats *stream.Stats, status func(context.Context) ([]stream.Info, error)) {
+// Slots adds the figures of the slots, which every worker can tell.
+func (t *Telemetry) Slots(status func(context.Context) ([]stream.Info, error)) {
+	t.registry.MustRegister(&slotCollector{status: status})
+}
+
+// Stream adds the figures of a reader.
+func (t *Telemetry) Stream(name string, stats *stream.Stats) {
 	labels := prometheus.Labels{"stream": name}
 	for _, g := range []struct {
 		name, help string
@@ -97,7 +101,6 @@ func (t *Telemetry) Stream(name string, stats *stream.Stats, status func(context
 		t.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: c.name, Help: c.help, ConstLabels: labels},
 			func() float64 { return float64(c.read()) }))
 	}
-	t.registry.MustRegister(&slotCollector{status: status})
 }
 
 func oneIf(b bool) float64 {

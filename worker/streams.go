@@ -1,0 +1,91 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/capsaga/capsaga/internal/kafkapub"
+	"github.com/capsaga/capsaga/internal/postgres"
+	"github.com/capsaga/capsaga/internal/sinkpub"
+	"github.com/capsaga/capsaga/internal/stream"
+	"github.com/capsaga/capsaga/saga"
+)
+
+// publicationOf names the publication that carries a sink's changes.
+var publicationOf = map[saga.Sink]string{
+	saga.Redis: saga.PublicationRedis, saga.Kafka: saga.PublicationKafka, saga.Elasticsearch: saga.PublicationElasticsearch,
+}
+
+// sinkInFlight bounds what a stream to Redis or Elasticsearch has in memory. More
+// gains nothing: two full requests are under way and a third is made ready.
+const sinkInFlight = 12 << 20
+
+// streamed is PostgreSQL as the streams see it.
+type streamed struct{ *postgres.DB }
+
+func (s streamed) Pool() postgres.Querier { return s.DB.Pool() }
+
+// openStreams makes a reader of each stream that the catalog needs. The one to
+// Kafka is always there, as it carries the tables that are no entities too.
+func (w *Worker) openStreams() error {
+	s := w.config.Systems
+	w.positions = stream.NewPositions(w.db.Pool(), s.Prefix.Slot(saga.PublicationKafka))
+	if !slices.Contains(w.config.Roles, RoleStream) {
+		return nil
+	}
+	w.telemetry.Slots(func(ctx context.Context) ([]stream.Info, error) { return stream.Status(ctx, w.db.Pool(), s.Prefix) })
+	handlers := map[saga.Sink]stream.Handler{
+		saga.Kafka: kafkapub.Open(w.kafka, kafkapub.Config{
+			Prefix: s.Prefix, DatabaseName: w.db.Pool().Config().ConnConfig.Database, Database: w.db.Pool(),
+			Settings: kafkapub.CatalogSettings(w.config.Catalog), Logger: w.log,
+		}),
+		saga.Redis:         w.sinkHandler(saga.Redis, sinkpub.Redis(w.redis, w.config.Catalog), 0),
+		saga.Elasticsearch: w.sinkHandler(saga.Elasticsearch, w.elastic, sinkpub.ElasticsearchDocuments),
+	}
+	for _, sink := range saga.Sinks {
+		if sink != saga.Kafka && !w.config.Catalog.Uses(sink) {
+			continue
+		}
+		if err := w.openStream(sink, handlers[sink]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *Worker) sinkHandler(sink saga.Sink, store sinkpub.Store, documents int) stream.Handler {
+	return sinkpub.New(sinkpub.Config{
+		Sink: sink, Catalog: w.config.Catalog, Database: streamed{w.db}, Store: store, MaxDocuments: documents, Logger: w.log,
+		Adopt: w.db.AdoptRefused,
+	})
+}
+
+func (w *Worker) openStream(sink saga.Sink, handler stream.Handler) error {
+	s := w.config.Systems
+	config := stream.Config{
+		URL: s.PostgresURL, Slot: s.Prefix.Slot(publicationOf[sink]), Publications: []string{publicationOf[sink]}, Sink: sink,
+		Holder: holder(), Registry: w.db, Database: w.db.Pool(), Handler: handler, Logger: w.log,
+	}
+	if sink == saga.Kafka {
+		config.Positions = w.positions
+	} else {
+		config.MaxInFlightBytes = sinkInFlight
+	}
+	reader, err := stream.NewReader(config)
+	if err != nil {
+		return err
+	}
+	w.readers = append(w.readers, reader)
+	w.telemetry.Stream(publicationOf[sink], reader.Stats())
+	return nil
+}
+
+func holder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s:%d", host, os.Getpid())
+}
