@@ -100,7 +100,7 @@ func (w *world) inElasticsearch(entity string) map[string]row {
 		scroll, err := json.Marshal(map[string]string{"scroll": "1m", "scroll_id": found.ScrollID})
 		require.NoError(w.t, err)
 		if len(found.Hits.Hits) == 0 {
-			w.elasticsearch(http.MethodDelete, "/_search/scroll", string(scroll))
+			w.elasticsearch(http.MethodDelete, "/_search/scroll", fmt.Sprintf(`{"scroll_id": %q}`, found.ScrollID))
 			return rows
 		}
 		for _, hit := range found.Hits.Hits {

@@ -47,6 +47,7 @@ func TestSagasAndSQLOnTheSameKeys(t *testing.T) {
 					t.Error(err)
 				}
 				statements.Add(1)
+				time.Sleep(time.Duration(random.IntN(10)) * time.Millisecond) // sagas are to get their turn at the rows
 			}
 		})
 	}
