@@ -19,6 +19,16 @@
 // Redis serves others between two, and what it refuses of one document leaves the
 // others alone.
 //
+// # Floors
+//
+// The key <prefix>:_floor:<entity> holds a version, below which no document of the
+// entity is applied: a TRUNCATE sets it, and so does a backfill that makes up for
+// changes that were missed. The script that applies looks at it, so that no apply,
+// from whichever process and however late, brings back what was removed. While an
+// entity is being emptied, <prefix>:_emptying:<entity> says by whom, so that one who
+// slept through the takeover of its stream removes nothing of what came after. Rows
+// are found by SCAN, in short steps, beside everything that goes on.
+//
 // # How long a version is remembered
 //
 // A version that Redis forgets no longer stops an older apply. The caller's rule

@@ -47,7 +47,7 @@ var replies = map[string]reply{
 	"WRONGPASS":   {saga.Unavailable, "the user or the password is wrong; mend the address or the user"},
 	"NOPROTO":     {saga.Unavailable, "the server, or a proxy before it, is older than Redis 6"},
 	"DENIED":      {saga.Unavailable, "the server is in protected mode; give it a password or an address to listen on"},
-	"NOPERM":      {saga.Rejected, "the user needs eval, evalsha, hmget, hset, hdel, persist, pexpire, time, get, set and ping on the prefix's keys"},
+	"NOPERM":      {saga.Rejected, "the user needs eval, evalsha, hmget, hset, hdel, persist, pexpire, unlink, del, exists, scan, time, get, set and ping on the prefix's keys"},
 	"WRONGTYPE":   {saga.Rejected, "the key holds something else than a row; delete it, or use another prefix"},
 	"CROSSSLOT":   {saga.Rejected, "the server is a node of a cluster; the address must lead to one server that holds all keys"},
 }

@@ -30,7 +30,7 @@ type server struct {
 }
 
 // launch starts the program that the stack's Redis runs too.
-func launch(t *testing.T, flags ...string) server {
+func launch(t testing.TB, flags ...string) server {
 	t.Helper()
 	options, err := goredis.ParseURL(stacktest.New(t).RedisURL)
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func launch(t *testing.T, flags ...string) server {
 	return s
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -67,7 +67,7 @@ func freeAddress(t *testing.T) string {
 }
 
 // open returns a store of the server, which user may be empty for.
-func (s server) open(t *testing.T, user string) *redis.Store {
+func (s server) open(t testing.TB, user string) *redis.Store {
 	t.Helper()
 	store, err := redis.Open("redis://"+user+s.address+"?read_timeout=5s", "p")
 	require.NoError(t, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type bench struct {
 	*redis.Store
 	raw    *goredis.Client
 	prefix saga.Prefix
+	url    string
 }
 
 func open(t *testing.T) bench {
@@ -41,7 +43,7 @@ func open(t *testing.T) bench {
 		assert.NoError(t, raw.Close())
 		assert.NoError(t, store.Close())
 	})
-	return bench{store, raw, stack.Prefix}
+	return bench{store, raw, stack.Prefix, stack.RedisURL}
 }
 
 func removeKeys(t testing.TB, raw *goredis.Client, prefix saga.Prefix) {
@@ -103,6 +105,16 @@ func (s sink) Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied, 
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	sinktest.Run(t, sink{open(t).Store})
+}
+
+func TestFloors(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	two, err := redis.Open(b.url, b.prefix)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, two.Close()) })
+	var entities atomic.Int64
+	sinktest.RunFloors(t, sink{b.Store}, sink{two}, func(*testing.T) string { return fmt.Sprint("e", entities.Add(1)) })
 }
 
 func TestConformanceOfRowsThatExpire(t *testing.T) {
