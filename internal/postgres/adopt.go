@@ -80,6 +80,10 @@ type openSaga struct {
 // adopt is the transaction. The rows' open sagas are locked first, so that none of
 // them ends meanwhile.
 func adopt(ctx context.Context, tx pgx.Tx, rows []*adoption) error {
+	// The stream confirms its position after this, so the commit must be on disk.
+	if _, err := tx.Exec(ctx, "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'"); err != nil {
+		return err
+	}
 	open, err := lockOpen(ctx, tx, rows)
 	if err != nil {
 		return err
@@ -248,7 +252,7 @@ func checkAdded(ctx context.Context, tx pgx.Tx, added []*adoption) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w: %d refused rows have no saga yet, such as %s", errRaced, len(missing), missing[0])
+	return fmt.Errorf("%w, or another write has the id of its saga: %d rows have none yet, such as %s", errRaced, len(missing), missing[0])
 }
 
 // attachStream is the commit of a saga that commits nothing: it reads what the

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/saga"
@@ -345,26 +343,4 @@ func TestAdoptersRace(t *testing.T) {
 	assert.Equal(t, "0", f.text("SELECT count(*)::text FROM (SELECT FROM capsaga.saga WHERE finished_at IS NULL GROUP BY stream_row HAVING count(*) > 1) x"))
 	assert.Equal(t, fmt.Sprintf("%d %d", rows, versions),
 		f.text("SELECT count(*) || ' ' || min(v) FROM (SELECT max(version) v FROM capsaga.saga GROUP BY stream_row) x"))
-}
-
-// Names of rows are as distinct as the rows, and fit.
-func TestStreamRowsAreInjective(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		change := rapid.Custom(func(t *rapid.T) saga.StreamChange {
-			return saga.StreamChange{
-				Sink:    rapid.SampledFrom([]saga.Sink{saga.Redis, saga.Elasticsearch}).Draw(t, "sink"),
-				Entity:  rapid.StringMatching(`[a-c][a-c0-1_]{0,2}`).Draw(t, "entity") + strings.Repeat("x", rapid.SampledFrom([]int{0, 0, 99, 200}).Draw(t, "long")),
-				Key:     saga.EncodeKey(rapid.SliceOfN(rapid.StringMatching(`([a:@%-]|-1|-skipped){0,3}|[a-b]{150,170}`), 1, 2).Draw(t, "key")),
-				Version: saga.Version(rapid.Int64Range(1, 3).Draw(t, "version")),
-			}
-		})
-		a, b := change.Draw(t, "a"), change.Draw(t, "b")
-		same := a.Sink == b.Sink && a.Entity == b.Entity && a.Key == b.Key
-		require.Equal(t, same, a.Row() == b.Row())
-		require.Equal(t, same && a.Version == b.Version, a.SagaID() == b.SagaID())
-		require.NotEqual(t, a.SagaID(), b.SkippedSagaID())
-		a.Version = 1<<63 - 1
-		require.LessOrEqual(t, len(a.SagaID()), saga.MaxSagaIDBytes)
-		require.LessOrEqual(t, len(a.SkippedSagaID()), saga.MaxSagaIDBytes)
-	})
 }

@@ -55,3 +55,31 @@ func BenchmarkCommit(b *testing.B) {
 		})
 	})
 }
+
+func BenchmarkAdoptRefused(b *testing.B) {
+	stack := stacktest.New(b)
+	_, err := postgres.Migrate(b.Context(), stack.PostgresURL)
+	require.NoError(b, err)
+	db, err := postgres.Open(b.Context(), stack.PostgresURL)
+	require.NoError(b, err)
+	b.Cleanup(db.Close)
+	entity := &saga.Entity{Name: "products", Redis: &saga.RedisSink{}}
+	for _, hot := range []bool{false, true} {
+		b.Run(map[bool]string{false: "new rows", true: "one row"}[hot], func(b *testing.B) {
+			version := saga.Version(1)
+			for b.Loop() {
+				var rows []saga.Refused
+				for range 500 {
+					version++
+					r := saga.Refused{Sink: saga.Redis, Entity: entity, Key: version.String(), Version: version, Error: noField}
+					if hot {
+						r.Key = "hot"
+					}
+					rows = append(rows, r)
+				}
+				require.NoError(b, db.AdoptRefused(b.Context(), rows))
+			}
+			b.ReportMetric(float64(500*b.N)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
+}

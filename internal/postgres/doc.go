@@ -15,6 +15,14 @@
 //	re-read the rows that the saga owns, after deferred triggers and constraints
 //	close   message capsaga-end, whose LSN is the version; the ledger; COMMIT
 //
+// # Refused rows
+//
+// What a sink refused of plain SQL's changes is entered into the ledger as parked
+// sagas (adopt.go), in a transaction that commits before the sink's stream confirms
+// its position. A row has one open saga, whose version is that of the latest
+// refusal. An outcome of an earlier version is not recorded, so the saga does not
+// end without the latest one. Such a saga never changes a row but by an edit.
+//
 // # Undo
 //
 // With each mutation the ledger keeps the row before it in text forms (image.go),

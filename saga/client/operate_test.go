@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/propagation"
 
+	"github.com/capsaga/capsaga/activities"
 	"github.com/capsaga/capsaga/internal/activitytest"
 	"github.com/capsaga/capsaga/saga"
 	"github.com/capsaga/capsaga/saga/client"
@@ -105,6 +106,54 @@ func TestOperatorsErrors(t *testing.T) {
 	_, err = s.remote.Retry(ctx, lost.SagaID, "")
 	require.Equal(t, saga.CodeWorkflowLost, codeOf(t, err))
 	require.ErrorContains(t, err, "capsaga replay")
+}
+
+// refused enters a row that Redis refused into the ledger, as its stream does.
+func (s *scene) refused(name string) saga.Write {
+	return s.Systems.Adopt(nil, saga.Refused{
+		Sink: saga.Redis, Entity: activitytest.Catalog().Entities["users"], Key: s.ID(name), Version: 1<<53 + 1000,
+		Error: saga.ErrorInfo{Code: saga.CodeRejected, Class: saga.Rejected, System: "redis", Message: "WRONGTYPE"},
+	})
+}
+
+// An operator does not have to wait until a worker has started the saga of a
+// refused row.
+func TestOperatingOnTheSagaOfARefusedRowStartsIt(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Systems.Redis.Fail = activitytest.Until(2, activitytest.Rejected("redis"))
+	s.Systems.OnRead = func(string, string) (activities.Row, error) {
+		return activities.Row{Found: true, Row: []byte("{}"), ETag: "1-1", Version: 1<<53 + 2000}, nil
+	}
+	skipped, replayed, left := s.refused("skipped"), s.refused("replayed"), s.refused("left")
+	known := &ledger{writes: map[string]saga.Write{skipped.SagaID: skipped, replayed.SagaID: replayed}}
+	sagas, err := client.New(client.Options{Temporal: s.Remote, Prefix: s.Prefix, Ledger: known})
+	require.NoError(t, err)
+	ctx := activitytest.Within(t, 60*time.Second)
+	a, err := sagas.Operate(ctx, skipped.SagaID, "", saga.Operation{Action: saga.ActionSkip})
+	require.NoError(t, err)
+	require.Equal(t, saga.DidSkip, a.Did)
+	require.Equal(t, saga.Completed, a.Status)
+	require.Equal(t, saga.StepSkipped, a.Step(saga.StepRedis).State)
+
+	a, err = sagas.Operate(ctx, replayed.SagaID, "", saga.Operation{Action: saga.ActionReplay})
+	require.NoError(t, err)
+	require.Equal(t, saga.DidStart, a.Did)
+	require.Equal(t, saga.Parked, a.Status)
+	_, err = sagas.Operate(ctx, replayed.SagaID, "", saga.Operation{Action: saga.ActionCompensate})
+	require.Equal(t, saga.CodeNotParked, codeOf(t, err))
+	require.ErrorContains(t, err, "plain SQL has written users/")
+	a, err = sagas.Operate(ctx, replayed.SagaID, "", saga.Operation{Action: saga.ActionReplay})
+	require.NoError(t, err)
+	require.Equal(t, saga.Completed, a.Status)
+
+	_, err = sagas.Operate(ctx, left.SagaID, "", saga.Operation{Action: saga.ActionSkip})
+	require.Equal(t, saga.CodeUnknownSaga, codeOf(t, err), "the ledger does not know it")
+	for name, c := range s.clients() {
+		_, err = c.Write(ctx, left, client.WaitVisible)
+		require.ErrorContains(t, err, "stream is not for clients", name)
+		require.ErrorContains(t, c.Start(ctx, left), "stream is not for clients", name)
+	}
 }
 
 func TestReplayOfWhatRunsOrHasEnded(t *testing.T) {
