@@ -30,9 +30,13 @@ type BackfillMessage struct {
 	Floor Version `json:"floor,omitempty"`
 	// Index names the new index of Elasticsearch that the backfill fills beside the
 	// present one, and that takes its place at the end.
-	Index   string           `json:"index,omitempty"`
-	Columns []BackfillColumn `json:"columns,omitempty"` // of a chunk
-	Rows    int              `json:"rows,omitempty"`    // of a chunk
+	Index string `json:"index,omitempty"`
+	// Of a chunk: the table's OID, its replica identity (d, n, f or i), the columns
+	// and how many rows there are.
+	RelationID      uint32           `json:"relation,omitempty"`
+	ReplicaIdentity string           `json:"replica_identity,omitempty"`
+	Columns         []BackfillColumn `json:"columns,omitempty"`
+	Rows            int              `json:"rows,omitempty"`
 }
 
 // BackfillColumn is a column of a chunk's rows, as pgoutput describes one.

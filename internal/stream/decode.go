@@ -129,8 +129,7 @@ func newRelation(m *pglogrepl.RelationMessage) *Relation {
 }
 
 // takeMessage keeps what a saga's own messages say of the transaction. An error
-// is for the log only: the message is of someone else who took the prefix, and
-// stopping for it could never be mended.
+// is for the log only.
 func (tx *Transaction) takeMessage(m *pglogrepl.LogicalDecodingMessage) error {
 	switch m.Prefix {
 	case saga.MessageBegin:

@@ -217,7 +217,7 @@ func (r *Reader) newHold(conn *pgconn.PgConn, lease Lease) *hold {
 	tracker := newTracker(r.config.MaxInFlightBytes, r.config.Positions.advance)
 	tracker.records = &r.stats.Records
 	return &hold{
-		slot: r.config.Slot, conn: conn, lease: lease, tracker: tracker,
+		slot: r.config.Slot, sink: r.config.Sink, conn: conn, lease: lease, tracker: tracker,
 		stats: &r.stats, observe: r.config.Observe, log: r.log,
 		health: r.health,
 		holds: func(ctx context.Context) (bool, error) {

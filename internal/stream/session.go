@@ -22,6 +22,7 @@ import (
 // to leave.
 type hold struct {
 	slot    string
+	sink    saga.Sink
 	conn    *pgconn.PgConn
 	handler Session
 	tracker *tracker
@@ -48,7 +49,9 @@ type hold struct {
 	queued   atomic.Int64 // events that receive has passed on and dispatch has not done with
 
 	relations map[uint32]*Relation
-	tx        *Transaction
+	// backfilled holds the shape of the tables whose rows came in a backfill last.
+	backfilled map[uint32]*Relation
+	tx         *Transaction
 }
 
 // event is a message of the stream, or a keepalive's position.
@@ -220,7 +223,7 @@ func (h *hold) askDatabase(ctx context.Context) {
 
 // dispatchAll hands the events to the handler, one after the other.
 func (h *hold) dispatchAll(ctx context.Context) error {
-	h.relations = map[uint32]*Relation{}
+	h.relations, h.backfilled = map[uint32]*Relation{}, map[uint32]*Relation{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -279,12 +282,7 @@ func (h *hold) dispatch(ctx context.Context, e event) error {
 	case *pglogrepl.TruncateMessage:
 		return h.truncate(ctx, m)
 	case *pglogrepl.LogicalDecodingMessage:
-		if m.Transactional && h.tx != nil {
-			if err := h.tx.takeMessage(m); err != nil {
-				h.log.Warn("ignored a logical message", "slot", h.slot, "error", err)
-			}
-		}
-		return nil
+		return h.message(ctx, m)
 	}
 	return nil // origins and type names
 }
@@ -334,6 +332,22 @@ func (h *hold) change(ctx context.Context, relation uint32, change *Change) erro
 		return nil
 	}
 	return h.handler.Change(ctx, h.tx, change)
+}
+
+// message takes what a saga or a backfill says of its transaction. What cannot be
+// read is of someone else who took the prefix, and stopping for it could never be
+// mended.
+func (h *hold) message(ctx context.Context, m *pglogrepl.LogicalDecodingMessage) error {
+	if !m.Transactional || h.tx == nil {
+		return nil
+	}
+	if m.Prefix == saga.MessageBackfill {
+		return h.backfill(ctx, m)
+	}
+	if err := h.tx.takeMessage(m); err != nil {
+		h.log.Warn("ignored a logical message", "error", err)
+	}
+	return nil
 }
 
 func (h *hold) truncate(ctx context.Context, m *pglogrepl.TruncateMessage) error {

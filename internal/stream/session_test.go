@@ -88,7 +88,7 @@ func newTestHold(handler Session) *hold {
 	return &hold{
 		slot: "test", handler: handler, tracker: newTracker(1<<30, nil), stats: &Stats{}, log: slog.New(slog.DiscardHandler),
 		lease:     Lease{Generation: 1, Epochs: postgres.Epochs{{Epoch: 1}, {Epoch: 2, Start: 5000}}},
-		relations: map[uint32]*Relation{}, room: semaphore.NewWeighted(receiveBytes), events: make(chan event, 16),
+		relations: map[uint32]*Relation{}, backfilled: map[uint32]*Relation{}, sink: saga.Kafka, room: semaphore.NewWeighted(receiveBytes), events: make(chan event, 16),
 	}
 }
 
