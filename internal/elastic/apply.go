@@ -1,12 +1,9 @@
 package elastic
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"sync"
 
 	"github.com/capsaga/capsaga/saga"
 )
@@ -15,41 +12,88 @@ import (
 // with a tenth of that.
 const maxBulkBytes = 8 << 20
 
-// operation is one document's lines in the body of a bulk request.
-type operation struct {
-	doc        int // its index in docs
-	start, end int // of its lines in the body
-}
+// maxTargets bounds how often documents follow an entity from one index, which is
+// gone, to the next.
+const maxTargets = 4
+
+// lineBytes is about what an operation takes beside its key and row.
+const lineBytes = 128
 
 // batch is an Apply under way.
 type batch struct {
 	docs    []saga.Document
 	applied []saga.Applied
-	body    bytes.Buffer
+	body    []byte
+	gone    []int // documents whose index is gone
+}
+
+// newBatch returns a batch with all its documents pending.
+func newBatch(docs []saga.Document) (b *batch, pending []int) {
+	b = &batch{docs: docs, applied: make([]saga.Applied, len(docs))}
+	pending = make([]int, len(docs))
+	for i := range pending {
+		pending[i] = i
+	}
+	return b, pending
 }
 
 // Apply indexes or deletes each document if its version is above the one that
-// Elasticsearch holds. The answer has an entry per document, in their order;
-// what Elasticsearch refuses of one document is that entry's Err, and its
-// neighbours are done all the same. The error is for a request that failed as a
-// whole: then any of the documents may have been applied, and all are to be sent
-// again. All go in one request, unless they are larger than 8 MB together or the
-// server finds them too large.
+// Elasticsearch holds, and not below the entity's floor. The answer has an entry per
+// document, in their order; what Elasticsearch refuses of one document is that
+// entry's Err, and its neighbours are done all the same. The error is for a request
+// that failed as a whole: then any of the documents may have been applied, and all
+// are to be sent again. All go in one request, unless they are larger than 8 MB
+// together or the server finds them too large; and where an entity's index is
+// replaced meanwhile, its documents go once more to the new one.
 func (s *Store) Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied, error) {
-	b := &batch{docs: docs, applied: make([]saga.Applied, len(docs))}
-	operations := make([]operation, 0, len(docs))
-	for i, doc := range docs {
-		start := b.body.Len()
-		err := s.writeLines(ctx, &b.body, doc)
-		switch {
-		case err == nil:
-			operations = append(operations, operation{i, start, b.body.Len()})
-		case saga.ClassOf(err) == saga.Rejected:
-			b.body.Truncate(start)
-			b.applied[i].Err = err
-		default:
+	b, pending := newBatch(docs)
+	for try := 1; len(pending) > 0; try++ {
+		b.gone = nil
+		err := s.applyOnce(ctx, b, pending, func(entity string) (target, error) { return s.targetOf(ctx, entity) })
+		if err != nil {
 			return nil, err
 		}
+		pending = b.gone
+		for _, i := range pending {
+			s.targets.forget(docs[i].Entity)
+		}
+		if try == maxTargets {
+			for _, i := range pending {
+				b.applied[i].Err = restless(s.describe(docs[i]))
+			}
+			break
+		}
+	}
+	return b.applied, nil
+}
+
+// ApplyTo is Apply into an index that BeginRebuild made. Documents for an index that
+// is gone are done with: nobody is going to read it, and its name is not used again.
+func (s *Store) ApplyTo(ctx context.Context, index string, docs []saga.Document) ([]saga.Applied, error) {
+	indices, found, err := s.describeIndices(ctx, index)
+	if err != nil {
+		return nil, err
+	}
+	b, pending := newBatch(docs)
+	d, ok := indices[index]
+	if !found || !ok {
+		return b.applied, nil
+	}
+	err = s.applyOnce(ctx, b, pending, func(entity string) (target, error) {
+		return target{index: index, floor: s.generation(entity, index, d).capsaga.Floor}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b.applied, nil
+}
+
+// applyOnce sends the pending documents to where their entities' rows are now. What
+// is rejected before it is sent is the document's error.
+func (s *Store) applyOnce(ctx context.Context, b *batch, pending []int, targetOf func(entity string) (target, error)) error {
+	operations, err := s.write(b, pending, targetOf)
+	if err != nil {
+		return err
 	}
 	for len(operations) > 0 {
 		n := 1
@@ -57,58 +101,71 @@ func (s *Store) Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied
 			n++
 		}
 		if err := s.bulk(ctx, b, operations[:n]); err != nil {
-			return nil, err
+			return err
 		}
 		operations = operations[n:]
 	}
-	return b.applied, nil
-}
-
-// bulk sends operations that lie one after the other in the body.
-func (s *Store) bulk(ctx context.Context, b *batch, operations []operation) error {
-	body := b.body.Bytes()[operations[0].start:operations[len(operations)-1].end]
-	what := fmt.Sprintf("index %d documents at %s", len(operations), s.host)
-	status, answer, err := s.send(ctx, http.MethodPost, "/_bulk?require_alias=true&filter_path=error,status,items.*.status,items.*.error", body)
-	switch {
-	case err != nil:
-		return classify(what, err)
-	case status == http.StatusRequestEntityTooLarge:
-		return s.split(ctx, b, operations, answer)
-	case status >= http.StatusMultipleChoices:
-		return classifyBody(what, status, answer)
-	}
-	var reply struct {
-		Items []map[string]struct {
-			Status int    `json:"status"`
-			Error  *cause `json:"error"`
-		} `json:"items"`
-	}
-	if err := json.Unmarshal(answer, &reply); err != nil {
-		return garbled(what, err)
-	}
-	if len(reply.Items) != len(operations) {
-		return garbled(what, fmt.Errorf("%d results", len(reply.Items)))
-	}
-	for i, item := range reply.Items {
-		for _, result := range item { // the one key is the action's name
-			b.applied[operations[i].doc] = s.result(b.docs[operations[i].doc], result.Status, result.Error)
-		}
-	}
 	return nil
 }
 
-// split sends operations that were too large together in halves, so that only a
-// document that is too large alone is rejected.
-func (s *Store) split(ctx context.Context, b *batch, operations []operation, answer []byte) error {
-	if n := len(operations); n > 1 {
-		if err := s.bulk(ctx, b, operations[:n/2]); err != nil {
-			return err
-		}
-		return s.bulk(ctx, b, operations[n/2:])
+// aim is where an entity's documents go, or why they do not.
+type aim struct {
+	target
+	err error
+}
+
+// write writes the body for the pending documents.
+func (s *Store) write(b *batch, pending []int, targetOf func(entity string) (target, error)) ([]operation, error) {
+	operations := make([]operation, 0, len(pending))
+	size := 0
+	for _, i := range pending {
+		size += lineBytes + len(b.docs[i].Key) + len(b.docs[i].Row)
 	}
-	doc := b.docs[operations[0].doc]
-	b.applied[operations[0].doc].Err = classifyBody(s.describe(doc), http.StatusRequestEntityTooLarge, answer)
-	return nil
+	b.body = make([]byte, 0, size)
+	aims := make(map[string]aim, 1)
+	for _, i := range pending {
+		doc := &b.docs[i]
+		to, known := aims[doc.Entity]
+		if !known {
+			to.target, to.err = targetOf(doc.Entity)
+			aims[doc.Entity] = to
+		}
+		start := len(b.body)
+		err := s.checkDocument(doc)
+		if err == nil {
+			err = to.err
+		}
+		if err == nil && doc.Version >= to.floor {
+			b.body, err = s.appendLines(b.body, doc, to.index)
+		}
+		switch {
+		case err == nil && len(b.body) > start:
+			operations = append(operations, operation{i, start, len(b.body)})
+		case err == nil: // below the floor, which is as good as applied
+		case saga.ClassOf(err) == saga.Rejected:
+			b.body = b.body[:start]
+			b.applied[i].Err = err
+		default:
+			return nil, err
+		}
+	}
+	return operations, nil
+}
+
+func (s *Store) checkDocument(doc *saga.Document) error {
+	if doc.Version <= 0 {
+		return rejected(saga.CodeRejected, s.describe(*doc)+": it has no version")
+	}
+	return saga.CheckDocumentKey(doc.Entity, doc.Key)
+}
+
+// settle notes the outcome of one document.
+func (s *Store) settle(b *batch, i int, result itemResult) {
+	if result.Error != nil && result.Error.Type == indexNotFound {
+		b.gone = append(b.gone, i)
+		return
+	}
+	b.applied[i] = s.result(b.docs[i], result.Status, result.Error)
 }
 
 // result reads the outcome of one document.
@@ -130,85 +187,4 @@ func (s *Store) describe(doc saga.Document) string {
 		verb = "delete"
 	}
 	return fmt.Sprintf("%s %s in %s", verb, doc.Key, s.prefix.Alias(doc.Entity))
-}
-
-// action is the first line of an operation.
-type action struct {
-	Index       string `json:"_index"`
-	ID          string `json:"_id"`
-	Version     int64  `json:"version"`
-	VersionType string `json:"version_type"`
-}
-
-// writeLines appends the lines of one document. A rejected error is the
-// document's, any other the whole request's.
-func (s *Store) writeLines(ctx context.Context, body *bytes.Buffer, doc saga.Document) error {
-	if doc.Version <= 0 {
-		return rejected(saga.CodeRejected, s.describe(doc)+": it has no version")
-	}
-	if err := saga.CheckDocumentKey(doc.Entity, doc.Key); err != nil {
-		return err
-	}
-	verb := "index"
-	if doc.Deleted() {
-		verb = "delete"
-		if err := s.requireAlias(ctx, doc); err != nil {
-			return err
-		}
-	}
-	versionType := "external"
-	if doc.Again {
-		versionType = "external_gte"
-	}
-	line, err := json.Marshal(map[string]action{
-		verb: {s.prefix.Alias(doc.Entity), doc.Key, int64(doc.Version), versionType},
-	})
-	if err != nil {
-		return rejected(saga.CodeInvalidValue, s.describe(doc)+": "+err.Error())
-	}
-	body.Write(line)
-	body.WriteByte('\n')
-	if doc.Deleted() {
-		return nil
-	}
-	return s.writeRow(body, doc)
-}
-
-// writeRow appends a row as it is: re-encoding would pass its numbers through
-// floating point. Only line breaks, which PostgreSQL's json columns keep, have
-// to go, as they end an operation.
-func (s *Store) writeRow(body *bytes.Buffer, doc saga.Document) error {
-	if bytes.ContainsAny(doc.Row, "\n\r") {
-		if err := json.Compact(body, doc.Row); err != nil {
-			return rejected(saga.CodeInvalidValue, s.describe(doc)+": the row is not JSON: "+err.Error())
-		}
-	} else {
-		body.Write(doc.Row)
-	}
-	body.WriteByte('\n')
-	return nil
-}
-
-// aliasCache remembers the entities whose alias has been seen.
-type aliasCache struct{ seen sync.Map }
-
-// requireAlias rejects the deletion of a document when the alias is missing.
-// Elasticsearch's require_alias does so for indexing only: a delete with an
-// external version would create an index with the alias's name. The template
-// that EnsureIndex leaves forbids that later on, so one look per entity is
-// enough.
-func (s *Store) requireAlias(ctx context.Context, doc saga.Document) error {
-	if _, ok := s.aliases.seen.Load(doc.Entity); ok {
-		return nil
-	}
-	alias := s.prefix.Alias(doc.Entity)
-	found, err := s.exists(ctx, "look for alias "+alias, "/_alias/"+alias)
-	if err != nil {
-		return err
-	}
-	if !found {
-		return classifyStatus(s.describe(doc), http.StatusNotFound, &cause{Type: "index_not_found_exception", Reason: "there is no alias " + alias})
-	}
-	s.aliases.seen.Store(doc.Entity, true)
-	return nil
 }

@@ -12,7 +12,10 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-const system = "elasticsearch"
+const (
+	system        = "elasticsearch"
+	indexNotFound = "index_not_found_exception"
+)
 
 // cause is an error as Elasticsearch words it, with what led to it.
 type cause struct {
@@ -70,7 +73,7 @@ var types = map[string]answer{
 	"document_parsing_exception":               {saga.Rejected, fixRow},
 	"strict_dynamic_mapping_exception":         {saga.Rejected, fixRow},
 	"illegal_argument_exception":               {saga.Rejected, fixRow},
-	"index_not_found_exception":                {saga.Rejected, "run capsaga catalog apply, which creates the index and its alias"},
+	indexNotFound:                              {saga.Rejected, "run capsaga catalog apply, which creates the index and its alias"},
 	"security_exception":                       {saga.Rejected, noAccess},
 	"fail_processor_exception":                 {saga.Rejected, noPipeline},
 	"ingest_processor_exception":               {saga.Rejected, noPipeline},
@@ -158,11 +161,16 @@ func classifyStatus(what string, status int, c *cause) *saga.Error {
 
 // classifyBody is classifyStatus for the whole answer to a request.
 func classifyBody(what string, status int, body []byte) *saga.Error {
+	return classifyStatus(what, status, causeOf(body))
+}
+
+// causeOf returns the error that an answer holds, if it does.
+func causeOf(body []byte) *cause {
 	var answer struct {
 		Error *cause `json:"error"`
 	}
 	_ = json.Unmarshal(body, &answer) // a proxy's page is not JSON: the status says enough
-	return classifyStatus(what, status, answer.Error)
+	return answer.Error
 }
 
 // classify turns an error of the transport into a *saga.Error.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -22,8 +21,8 @@ const gcDeletes = "index.gc_deletes"
 // template with the catalog's mappings and settings, the first index and the
 // alias on it. Done again, or by two processes at once, it creates nothing more.
 // Fields that the catalog gained are added to the index, which is named as well;
-// a mapping that the index cannot take is a rejected error, and then nothing has
-// changed. Settings reach new indices only, except the life of tombstones.
+// a mapping that the index cannot take is a *NeedsRebuild, which is a rejected error
+// too, and then nothing has changed. Settings reach new indices only, except the life of tombstones.
 func (s *Store) EnsureIndex(ctx context.Context, entity *saga.Entity) (created []string, err error) {
 	if entity.Elasticsearch == nil {
 		return nil, nil
@@ -33,14 +32,15 @@ func (s *Store) EnsureIndex(ctx context.Context, entity *saga.Entity) (created [
 	if err != nil {
 		return nil, err
 	}
-	there, err := s.exists(ctx, "look for alias "+alias, "/_alias/"+alias)
+	all, err := s.look(ctx, entity.Name)
 	if err != nil {
 		return nil, err
 	}
+	there := all.current != nil
 	// On an existing index the mapping goes first: if it does not fit, the
 	// template stays as it was too.
 	if there {
-		if created, err = s.updateIndex(ctx, alias, entity.Elasticsearch); err != nil {
+		if created, err = s.updateIndex(ctx, all, entity.Elasticsearch); err != nil {
 			return created, err
 		}
 	}
@@ -49,8 +49,18 @@ func (s *Store) EnsureIndex(ctx context.Context, entity *saga.Entity) (created [
 	if err != nil || there {
 		return created, err
 	}
-	name, err = s.createIndex(ctx, alias, s.prefix.FirstIndex(entity.Name))
+	name, err = s.createIndex(ctx, alias, s.lostIndex(all))
 	return append(created, name...), err
+}
+
+// lostIndex returns the entity's newest index, for an alias that was lost, or the
+// first one.
+func (s *Store) lostIndex(all generations) string {
+	number := 1
+	for _, g := range all.others {
+		number = max(number, g.number)
+	}
+	return s.indexName(all.entity, number)
 }
 
 // indexTemplate returns the body of the entity's index template. Its patterns
@@ -152,32 +162,58 @@ func (s *Store) createIndex(ctx context.Context, alias, index string) (created [
 
 // updateIndex adds the catalog's new fields to the index behind the alias and
 // sees to the life of its tombstones.
-func (s *Store) updateIndex(ctx context.Context, alias string, sink *saga.ElasticsearchSink) (changed []string, err error) {
+func (s *Store) updateIndex(ctx context.Context, all generations, sink *saga.ElasticsearchSink) (changed []string, err error) {
+	alias, index := s.prefix.Alias(all.entity), all.current.index
 	life := map[string]any{gcDeletes: tombstoneLife()}
-	if err := s.call(ctx, "set "+gcDeletes+" of "+alias, http.MethodPut, "/"+alias+"/_settings", life); err != nil {
+	if err := s.call(ctx, "set "+gcDeletes+" of "+alias, http.MethodPut, "/"+index+"/_settings", life); err != nil {
 		return nil, err
 	}
 	if len(sink.Mappings) == 0 {
 		return nil, nil
 	}
-	before, err := s.mapping(ctx, alias)
+	mappings, err := keepMeta(alias, sink.Mappings, all.current)
+	if err != nil {
+		return nil, err
+	}
+	before, err := s.mapping(ctx, index)
 	if err != nil {
 		return nil, err
 	}
 	what := "update the mapping of " + alias
-	err = s.call(ctx, what, http.MethodPut, "/"+alias+"/_mapping?write_index_only=true", sink.Mappings)
-	var e *saga.Error
-	if errors.As(err, &e) && e.Class == saga.Rejected {
-		return nil, rejected(e.Code, e.Message+"; an index takes new fields only, so another type needs another field, or a new index for the entity")
+	status, answer, err := s.sendJSON(ctx, http.MethodPut, "/"+index+"/_mapping", mappings)
+	switch {
+	case err != nil:
+		return nil, classify(what, err)
+	case status == http.StatusBadRequest:
+		e := classifyBody(what, status, answer)
+		return nil, &NeedsRebuild{Entity: all.entity, Cause: rejected(e.Code, e.Message+
+			"; an index takes new fields only, so another type needs another field, or a new index for the entity")}
+	case status >= http.StatusMultipleChoices:
+		return nil, classifyBody(what, status, answer)
 	}
-	if err != nil {
-		return nil, err
-	}
-	after, err := s.mapping(ctx, alias)
+	after, err := s.mapping(ctx, index)
 	if err != nil || bytes.Equal(before, after) {
 		return nil, err
 	}
 	return []string{"fields in the mapping of " + alias}, nil
+}
+
+// keepMeta returns the catalog's mappings with Capsaga's own metadata of the index:
+// where the catalog has a _meta, it would take the place of all that is there.
+func keepMeta(alias string, raw json.RawMessage, g *generation) (json.RawMessage, error) {
+	var mappings map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &mappings); err != nil {
+		return nil, rejected(saga.CodeRejected, fmt.Sprintf("mappings of %s: not a JSON object: %s", alias, err))
+	}
+	if mappings["_meta"] == nil {
+		return raw, nil
+	}
+	meta, err := withMeta(mappings["_meta"], g.capsaga)
+	if err != nil {
+		return nil, err
+	}
+	mappings["_meta"] = meta
+	return json.Marshal(mappings)
 }
 
 // mapping returns the mappings behind the alias in a form that can be compared.

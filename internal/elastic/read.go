@@ -46,7 +46,7 @@ func (s *Store) Get(ctx context.Context, entity, key string) (doc saga.Document,
 // statusOf gives the error of one document of an _mget, which comes without a
 // status, the one that its type would have.
 func statusOf(c *cause) int {
-	if c.Type == "index_not_found_exception" {
+	if c.Type == indexNotFound {
 		return http.StatusNotFound
 	}
 	return http.StatusServiceUnavailable

@@ -45,7 +45,7 @@ type Store struct {
 	prefix    saga.Prefix
 	host      string // host:port, for errors
 	timeout   time.Duration
-	aliases   aliasCache
+	targets   targetCache
 }
 
 // Open prepares a store. It does not connect; Ping does.
@@ -163,6 +163,15 @@ func (s *Store) call(ctx context.Context, what, method, path string, in any) err
 // Both in and out may be nil.
 func (s *Store) query(ctx context.Context, what, method, path string, in, out any) error {
 	return asRead(s.request(ctx, classifyRead, what, method, path, in, out))
+}
+
+// sendJSON is send with a body in JSON.
+func (s *Store) sendJSON(ctx context.Context, method, path string, in any) (status int, answer []byte, err error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return 0, nil, err
+	}
+	return s.send(ctx, method, path, body)
 }
 
 func (s *Store) request(ctx context.Context, lost func(string, error) *saga.Error, what, method, path string, in, out any) error {

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -60,9 +62,20 @@ const oneCopy = `{"number_of_shards": 1, "index": {"number_of_replicas": "0"}}`
 
 func (b bench) removeAfter(t *testing.T, entity string) {
 	t.Cleanup(func() {
-		b.do(t, http.MethodDelete, "/"+b.prefix.FirstIndex(entity), "")
+		for _, index := range b.indices(t, entity) {
+			b.do(t, http.MethodDelete, "/"+index, "")
+		}
 		b.do(t, http.MethodDelete, "/_index_template/"+b.prefix.Alias(entity), "")
 	})
+}
+
+// indices returns the names of an entity's indices, in order.
+func (b bench) indices(t *testing.T, entity string) []string {
+	t.Helper()
+	_, answer := b.do(t, http.MethodGet, "/"+b.prefix.Alias(entity)+"-*?expand_wildcards=all&filter_path=*.aliases", "")
+	var indices map[string]any
+	require.NoError(t, json.Unmarshal([]byte(answer), &indices))
+	return slices.Sorted(maps.Keys(indices))
 }
 
 // do does a request of the test's own.
@@ -94,6 +107,27 @@ func TestConformance(t *testing.T) {
 		b.entity(t, name, `{"dynamic": false}`, oneCopy)
 	}
 	sinktest.Run(t, b.Store)
+}
+
+func TestFloors(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	two := b.another(t)
+	var entities atomic.Int64
+	sinktest.RunFloors(t, b.Store, two, func(t *testing.T) string {
+		name := fmt.Sprint("e", entities.Add(1))
+		b.entity(t, name, `{"dynamic": false}`, oneCopy)
+		return name
+	})
+}
+
+// another returns a store as another process has it.
+func (b bench) another(t *testing.T) *elastic.Store {
+	t.Helper()
+	store, err := elastic.Open(elastic.Config{URL: b.url}, b.prefix)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, store.Close()) })
+	return store
 }
 
 func TestPing(t *testing.T) {
@@ -258,6 +292,10 @@ func fake(t *testing.T, answer http.HandlerFunc) *elastic.Store {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Elastic-Product", "Elasticsearch")
+		if r.Method == http.MethodGet && r.URL.Path == "/fake-a" {
+			fmt.Fprint(w, `{"fake-a-000001":{"aliases":{"fake-a":{}}}}`)
+			return
+		}
 		answer(w, r)
 	}))
 	t.Cleanup(server.Close)
@@ -269,7 +307,12 @@ func fake(t *testing.T, answer http.HandlerFunc) *elastic.Store {
 // TestSilentServer takes the request and never answers: it may have been done.
 func TestSilentServer(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/silent-a" {
+			w.Header().Set("X-Elastic-Product", "Elasticsearch")
+			fmt.Fprint(w, `{"silent-a-000001":{"aliases":{"silent-a":{}}}}`)
+			return
+		}
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 	}))
