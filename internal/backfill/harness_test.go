@@ -196,10 +196,10 @@ type sink struct {
 }
 
 func (s *sink) Start(context.Context, stream.Lease) (stream.Session, error) { return s, nil }
-func (s *sink) Begin(context.Context, *stream.Transaction) error             { return nil }
-func (s *sink) Commit(context.Context, *stream.Transaction) error            { return nil }
-func (s *sink) Trouble() error                                               { return nil }
-func (s *sink) Close()                                                       {}
+func (s *sink) Begin(context.Context, *stream.Transaction) error            { return nil }
+func (s *sink) Commit(context.Context, *stream.Transaction) error           { return nil }
+func (s *sink) Trouble() error                                              { return nil }
+func (s *sink) Close()                                                      {}
 func (s *sink) Truncate(context.Context, *stream.Transaction, []*stream.Relation, int) error {
 	return nil
 }
