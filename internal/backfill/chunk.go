@@ -56,10 +56,17 @@ func (r *runner) leave(ctx context.Context) error {
 	return errEnded
 }
 
-// horizonPassed tells whether all transactions have ended that were open when the
-// backfill was requested. Numbers behind those of this server are another's, from
-// which the row was restored.
-const horizonPassed = `SELECT horizon <= pg_snapshot_xmin(s) OR horizon > pg_snapshot_xmax(s) FROM capsaga.backfill, pg_current_snapshot() s WHERE id = $1`
+// horizonPassed tells whether all transactions of this database have ended that were
+// open when the backfill was requested; those of others cannot have written the
+// table. Numbers behind those of this server are another's, from which the row was
+// restored.
+const horizonPassed = `
+SELECT horizon > pg_snapshot_xmax(s) OR NOT EXISTS (
+    SELECT FROM pg_snapshot_xip(s) x WHERE x < horizon
+    AND NOT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'transactionid' AND l.transactionid = x::xid AND l.mode = 'ExclusiveLock' AND l.granted AND a.datname <> current_database())
+    AND NOT EXISTS (SELECT FROM pg_prepared_xacts p WHERE p.transaction = x::xid AND p.database <> current_database()))
+FROM capsaga.backfill, pg_current_snapshot() s WHERE id = $1`
 
 const emit = `SELECT pg_logical_emit_message(true, '` + saga.MessageBackfill + `', convert_to($1, 'UTF8'))::text`
 

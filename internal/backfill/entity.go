@@ -119,7 +119,7 @@ func currentVersion(ctx context.Context, db postgres.Querier) (saga.Version, err
 
 // Retain retires the entities that are not among names.
 func Retain(ctx context.Context, db postgres.Querier, names []string) error {
-	_, err := db.Exec(ctx, "UPDATE capsaga.entity SET retired = true WHERE entity <> ALL ($1) AND NOT retired", names)
+	_, err := db.Exec(ctx, "UPDATE capsaga.entity SET retired = true WHERE entity <> ALL (coalesce($1, '{}'::text[])) AND NOT retired", names)
 	return postgres.Classify("retire entities that the catalog does not name", err)
 }
 

@@ -113,7 +113,7 @@ func (w *world) await(id int64, want backfill.State) backfill.Backfill {
 	var b *backfill.Backfill
 	stacktest.Eventually(w.t, 60*time.Second, func() (err error) {
 		b, err = backfill.Find(context.Background(), w.db.Pool(), id)
-		if err != nil || b.State != want {
+		if err != nil || b == nil || b.State != want {
 			return fmt.Errorf("backfill %d is %+v: %w", id, b, err)
 		}
 		return nil
@@ -196,10 +196,10 @@ type sink struct {
 }
 
 func (s *sink) Start(context.Context, stream.Lease) (stream.Session, error) { return s, nil }
-func (s *sink) Begin(context.Context, *stream.Transaction) error             { return nil }
-func (s *sink) Commit(context.Context, *stream.Transaction) error            { return nil }
-func (s *sink) Trouble() error                                               { return nil }
-func (s *sink) Close()                                                       {}
+func (s *sink) Begin(context.Context, *stream.Transaction) error            { return nil }
+func (s *sink) Commit(context.Context, *stream.Transaction) error           { return nil }
+func (s *sink) Trouble() error                                              { return nil }
+func (s *sink) Close()                                                      {}
 func (s *sink) Truncate(context.Context, *stream.Transaction, []*stream.Relation, int) error {
 	return nil
 }

@@ -222,15 +222,15 @@ func (r *runner) where() string {
 // told.
 func (r *runner) blocker(ctx context.Context) string {
 	var pid int64
-	var database, application string
+	var application string
 	var age time.Duration
 	err := r.conn.QueryRow(ctx, `
-		SELECT pid, coalesce(datname, '')::text, coalesce(application_name, ''), clock_timestamp() - xact_start FROM pg_stat_activity
-		WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1`).Scan(&pid, &database, &application, &age)
+		SELECT pid, coalesce(application_name, ''), clock_timestamp() - xact_start FROM pg_stat_activity
+		WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database() ORDER BY xact_start LIMIT 1`).Scan(&pid, &application, &age)
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf(" (the oldest transaction is of process %d, %s in database %s, for %s)", pid, application, database, age.Round(time.Second))
+	return fmt.Sprintf(" (the oldest transaction is of process %d %s, open for %s)", pid, application, age.Round(time.Second))
 }
 
 // note keeps what the backfill waits for, for all to see; an empty text says that

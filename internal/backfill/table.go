@@ -92,7 +92,10 @@ func describe(ctx context.Context, db postgres.Querier, name saga.Table, key []s
 		}
 		t.key = append(t.key, keyColumn{column, types[column]})
 	}
-	return t, t.checkKey(ctx, db, key)
+	if err := t.checkKey(ctx, db, key); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (t *table) readColumns(ctx context.Context, db postgres.Querier) (types map[string]string, err error) {
