@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 	"time"
@@ -127,14 +128,15 @@ func TestSagaOfARowThatIsRefusedAgain(t *testing.T) {
 func TestSagaOfARowThatIsRefusedAgainAtTheEndGoesOn(t *testing.T) {
 	t.Parallel()
 	s, w := refusedStage(t, refusedRow(1000))
-	s.systems.OnRecord = func(call int) error {
-		if call == 1 { // before the record takes effect
-			s.systems.Elasticsearch.Fail = activitytest.Until(2, activitytest.Rejected("elasticsearch"))
-			return activitytest.Unavailable("postgres")
+	s.systems.Elasticsearch.Fail = func(_ context.Context, call int) error {
+		switch call {
+		case 1:
+			s.systems.Adopt(&w, refusedRow(3000))
+		case 2:
+			return activitytest.Rejected("elasticsearch")
 		}
 		return nil
 	}
-	s.RegisterDelayedCallback(func() { s.systems.Adopt(&w, refusedRow(3000)) }, time.Millisecond)
 	var parked saga.Outcome
 	s.RegisterDelayedCallback(func() { parked = s.state() }, time.Hour)
 	s.ask(2*time.Hour, saga.UpdateRetry)
@@ -165,7 +167,10 @@ func TestEditOfARefusedRowReachesAllSinks(t *testing.T) {
 	t.Parallel()
 	s, w := refusedStage(t, refusedRow(1000))
 	s.systems.Elasticsearch.Fail = activitytest.Until(1, activitytest.Rejected("elasticsearch"))
-	s.RegisterDelayedCallback(func() { s.systems.After(4000) }, 0)
+	s.RegisterDelayedCallback(func() {
+		s.systems.After(4000)
+		s.systems.OnRead = nil // from here on, as the edit leaves it
+	}, time.Minute)
 	edited := s.ask(time.Hour, saga.UpdateEdit, saga.EditInput{Mutations: lantern()})
 	o := s.play(w)
 	require.NoError(t, edited.err)
