@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/capsaga/capsaga/internal/backfill"
 	"github.com/capsaga/capsaga/internal/kafkapub"
 	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/internal/sinkpub"
@@ -56,10 +57,11 @@ func (w *Worker) openStreams() error {
 }
 
 func (w *Worker) sinkHandler(sink saga.Sink, store sinkpub.Store, documents int) stream.Handler {
-	return sinkpub.New(sinkpub.Config{
+	handler := sinkpub.New(sinkpub.Config{
 		Sink: sink, Catalog: w.config.Catalog, Database: streamed{w.db}, Store: store, MaxDocuments: documents, Logger: w.log,
 		Adopt: w.db.AdoptRefused,
 	})
+	return backfill.Guard(handler, w.db.Pool(), w.config.Catalog, sink)
 }
 
 func (w *Worker) openStream(sink saga.Sink, handler stream.Handler) error {

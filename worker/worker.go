@@ -241,6 +241,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	for _, reader := range w.readers {
 		parts.start(ctx, reader.Run)
 	}
+	if len(w.readers) > 0 {
+		parts.start(ctx, w.backfills().Run)
+	}
 	parts.start(ctx, w.advanceMark)
 	parts.start(ctx, w.prune)
 	if w.config.Systems.Deployment.BuildID != "" {

@@ -78,7 +78,7 @@ const (
 // Change is one thing that a catalog needs, and what was done about it.
 type Change struct {
 	System string `json:"system"` // postgres, kafka, elasticsearch or temporal
-	Kind   string `json:"kind"`   // schema, topic, index, search attribute, publication, slot
+	Kind   string `json:"kind"`   // schema, topic, index, search attribute, publication, slot, backfill
 	Name   string `json:"name"`
 	Action Action `json:"action"`
 	Detail string `json:"detail,omitempty"` // what was created or changed about it

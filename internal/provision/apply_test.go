@@ -275,3 +275,20 @@ func TestApplyServersAway(t *testing.T) {
 func TestParkedTopic(t *testing.T) {
 	assert.Equal(t, "capsaga.parked", provision.ParkedTopic(saga.DefaultPrefix))
 }
+
+// The rows that a table has go to each of its entity's sinks once.
+func TestApplyRequestsBackfills(t *testing.T) {
+	t.Parallel()
+	c := newCorner(t, "default")
+	requests := func() string {
+		return c.text("SELECT coalesce(string_agg(format('%s %s %s', entity, sinks, state), ', ' ORDER BY id), '') FROM capsaga.backfill")
+	}
+	c.apply(shop)
+	first := "odd {redis,kafka} requested, products {redis,kafka,elasticsearch} requested, users {redis,kafka} requested"
+	assert.Equal(t, first, requests())
+	c.apply(shop)
+	assert.Equal(t, first, requests())
+	changes := c.apply(strings.Replace(shop, "{redis: {}, kafka: {cleanup: delete}}", "{redis: {}, kafka: {cleanup: delete}, elasticsearch: {}}", 1))
+	assert.Equal(t, first+", users {elasticsearch} requested", requests())
+	assert.Equal(t, provision.Change{System: "postgres", Kind: "backfill", Name: "users", Action: provision.Created, Detail: "new in the catalog: rows go to elasticsearch"}, changes[len(changes)-1])
+}

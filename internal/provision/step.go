@@ -14,7 +14,7 @@ import (
 func (a *applier) run(ctx context.Context) error {
 	steps := []func(context.Context) error{
 		a.lock, a.check, a.applySchema, a.applyTopics, a.applyIndices,
-		a.applyAttributes, a.applyPublications, a.applySlots,
+		a.applyAttributes, a.applyPublications, a.applySlots, a.applyBackfills,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
