@@ -62,6 +62,15 @@ type Catalog struct {
 	// LedgerRetention is how long the ledger remembers a finished saga; zero:
 	// DefaultLedgerRetention.
 	LedgerRetention time.Duration
+	Streams         Streams
+}
+
+// Streams says how the streams' replication slots are made.
+type Streams struct {
+	// Failover has standbys keep copies of the slots, so that a promoted standby's
+	// streams go on where the primary's were. The price is that all streams wait for
+	// the standbys that the server names in synchronized_standby_slots.
+	Failover bool
 }
 
 // DefaultLedgerRetention is how long the ledger remembers a finished saga.

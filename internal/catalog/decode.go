@@ -137,6 +137,14 @@ func (d *decoder) text(f field) (string, bool) {
 	return f.Value, true
 }
 
+func (d *decoder) boolean(f field) bool {
+	if f.Kind != yaml.ScalarNode || f.ShortTag() != "!!bool" {
+		d.problem(f, "want true or false, got %s", kindOf(f.Node))
+		return false
+	}
+	return strings.EqualFold(f.Value, "true")
+}
+
 func (d *decoder) integer(f field, low, high int) int {
 	n, err := strconv.Atoi(f.Value)
 	switch {

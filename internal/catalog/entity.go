@@ -13,7 +13,7 @@ import (
 func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	top := field{Node: root}
 	c := &saga.Catalog{Entities: map[string]*saga.Entity{}}
-	fields := d.fields(top, "version", "kafka_tables", "ledger", "entities")
+	fields := d.fields(top, "version", "kafka_tables", "ledger", "streams", "entities")
 	if v, ok := fields["version"]; !ok {
 		d.problemAt(root.Line, "version", "missing: want version: 1")
 	} else if v.Kind != yaml.ScalarNode || v.ShortTag() != "!!int" || v.Value != "1" {
@@ -26,6 +26,11 @@ func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	c.LedgerRetention = saga.DefaultLedgerRetention
 	if ledger, ok := fields["ledger"]; ok {
 		d.ledger(ledger, c)
+	}
+	if streams, ok := fields["streams"]; ok {
+		if failover, ok := d.fields(streams, "failover")["failover"]; ok {
+			c.Streams.Failover = d.boolean(failover)
+		}
 	}
 	entities, ok := fields["entities"]
 	if !ok {

@@ -37,7 +37,7 @@ func TestParseProblems(t *testing.T) {
 		{"no version", "entities:\n  p:\n    table: p\n" + key + sinks, []string{"c.yaml:1: version: missing"}},
 		{"other version", strings.Replace(head, "1", "2", 1) + table + key + sinks, []string{"c.yaml:1: version: want 1"}},
 		{"version as text", strings.Replace(head, "1", `"1"`, 1) + table + key + sinks, []string{"c.yaml:1: version: want 1, the only version there is, got text"}},
-		{"unknown field at the top", "versoin: 1\n" + head + table + key + sinks, []string{"c.yaml:1: versoin: unknown field: want version, kafka_tables, ledger or entities"}},
+		{"unknown field at the top", "versoin: 1\n" + head + table + key + sinks, []string{"c.yaml:1: versoin: unknown field: want version, kafka_tables, ledger, streams or entities"}},
 		{"unknown field", head + table + key + sinks + "    keys: [id]\n", []string{"c.yaml:7: entities.products.keys: unknown field: want table, key, policy or sinks"}},
 		{"unknown field that ends like a known one", head + table + key + "    sinks: {redis: {x.ttl: 5s}}\n", []string{"entities.products.sinks.redis.x.ttl: unknown field: want ttl, tombstone_ttl or policy"}},
 		{"unknown sink", head + table + key + "    sinks: {mongo: {}}\n", []string{"c.yaml:6: entities.products.sinks.mongo: unknown field: want redis, kafka or elasticsearch"}},

@@ -19,10 +19,14 @@ type (
 		Version     int                   `json:"version"`
 		KafkaTables any                   `json:"kafka_tables"`
 		Ledger      ledgerForm            `json:"ledger"`
+		Streams     streamsForm           `json:"streams"`
 		Entities    map[string]entityForm `json:"entities"` // encoded in the order of names
 	}
 	ledgerForm struct {
 		Retention string `json:"retention"`
+	}
+	streamsForm struct {
+		Failover bool `json:"failover"`
 	}
 	entityForm struct {
 		Table  string     `json:"table"`
@@ -60,7 +64,8 @@ type (
 func formOf(c *saga.Catalog) catalogForm {
 	form := catalogForm{
 		Version: 1, KafkaTables: "all", Entities: map[string]entityForm{},
-		Ledger: ledgerForm{Retention: durationText(c.Retention())},
+		Ledger:  ledgerForm{Retention: durationText(c.Retention())},
+		Streams: streamsForm{Failover: c.Streams.Failover},
 	}
 	if c.KafkaTables != nil {
 		form.KafkaTables = c.KafkaTables

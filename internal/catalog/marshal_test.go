@@ -108,6 +108,7 @@ func TestMarshalRoundTrip(t *testing.T) {
 		c := &saga.Catalog{
 			Entities:        map[string]*saga.Entity{},
 			LedgerRetention: time.Duration(rapid.IntRange(1, 1e4).Draw(t, "retention")) * time.Hour,
+			Streams:         saga.Streams{Failover: rapid.Bool().Draw(t, "failover")},
 		}
 		for i := range rapid.IntRange(1, 3).Draw(t, "entities") {
 			name := fmt.Sprintf("e%d", i)

@@ -73,6 +73,7 @@ const (
 	Created   Action = "created"
 	Changed   Action = "changed"
 	Unchanged Action = "unchanged"
+	Dropped   Action = "dropped"
 )
 
 // Change is one thing that a catalog needs, and what was done about it.

@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/enums/v1"
@@ -22,6 +24,7 @@ import (
 	"github.com/capsaga/capsaga/internal/catalog"
 	"github.com/capsaga/capsaga/internal/kafka"
 	"github.com/capsaga/capsaga/internal/provision"
+	"github.com/capsaga/capsaga/internal/stacktest"
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -133,7 +136,6 @@ func TestApplyFollowsTheCatalog(t *testing.T) {
 	c.apply(shop)
 	assert.Equal(t, shopState, c.state(), "and back")
 
-	cacheOnly := "version: 1\nkafka_tables: []\nentities:\n  users: {table: users, key: [id], sinks: {redis: {}}}\n"
 	c.apply(cacheOnly)
 	assert.Contains(t, c.state(), "espub all=f t \nkafkapub all=f t \nredispub all=f t public.users\n")
 	assert.Zero(t, actions(c.apply(cacheOnly))[provision.Changed])
@@ -291,4 +293,84 @@ func TestApplyRequestsBackfills(t *testing.T) {
 	changes := c.apply(strings.Replace(shop, "{redis: {}, kafka: {cleanup: delete}}", "{redis: {}, kafka: {cleanup: delete}, elasticsearch: {}}", 1))
 	assert.Equal(t, first+", users {elasticsearch} requested", requests())
 	assert.Equal(t, provision.Change{System: "postgres", Kind: "backfill", Name: "users", Action: provision.Created, Detail: "new in the catalog: rows go to elasticsearch"}, changes[len(changes)-1])
+}
+
+// change returns what was done about one thing.
+func change(t *testing.T, changes []provision.Change, name string) provision.Change {
+	t.Helper()
+	for _, c := range changes {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("nothing was done about %s: %v", name, changes)
+	return provision.Change{}
+}
+
+const cacheOnly = "version: 1\nkafka_tables: []\nentities:\n  users: {table: users, key: [id], sinks: {redis: {}}}\n"
+
+// A slot that no entity needs goes, unless somebody still reads it; when it comes
+// again, the stream is told what it missed.
+func TestApplyDropsSlotsThatNobodyNeeds(t *testing.T) {
+	t.Parallel()
+	c := newCorner(t, "default")
+	c.apply(shop)
+	slot := c.Prefix.Slot(saga.PublicationElasticsearch)
+
+	reader, err := pgconn.Connect(t.Context(), c.PostgresURL+"&replication=database")
+	require.NoError(t, err)
+	defer func() { _ = reader.Close(context.Background()) }()
+	require.NoError(t, pglogrepl.StartReplication(t.Context(), reader, slot, 0, pglogrepl.StartReplicationOptions{
+		PluginArgs: []string{"proto_version '1'", "publication_names 'espub'"},
+	}))
+	held := change(t, c.apply(cacheOnly), slot)
+	assert.Equal(t, provision.Unchanged, held.Action)
+	assert.Contains(t, held.Detail, "a worker holds it")
+	require.NoError(t, reader.Close(t.Context()))
+	stacktest.Eventually(t, 10*time.Second, func() error {
+		if done := change(t, c.apply(cacheOnly), slot); done.Action != provision.Dropped {
+			return fmt.Errorf("%+v", done)
+		}
+		return nil
+	})
+	assert.Contains(t, c.state(), "\n_kafkapub pgoutput,_redispub pgoutput\n")
+	for _, done := range c.apply(cacheOnly) {
+		assert.NotEqual(t, slot, done.Name, "there is nothing more to say of it")
+	}
+
+	again := change(t, c.apply(shop), slot)
+	assert.Equal(t, provision.Created, again.Action)
+	assert.Contains(t, again.Detail, "backfilled")
+	assert.Equal(t, "no entity needed the stream for a while", c.text("SELECT lost FROM capsaga.stream WHERE slot = $1 AND retired_at IS NULL", slot))
+}
+
+func TestApplyMakesASlotAnew(t *testing.T) {
+	t.Parallel()
+	c := newCorner(t, "default")
+	slot := c.Prefix.Slot(saga.PublicationRedis)
+	assert.Empty(t, change(t, c.apply(shop), slot).Detail, "a first slot leaves no gap")
+	c.sql("SELECT pg_drop_replication_slot('" + slot + "')")
+	again := change(t, c.apply(shop), slot)
+	assert.Equal(t, provision.Created, again.Action)
+	assert.Contains(t, again.Detail, "it did not exist any more")
+	assert.Equal(t, "it did not exist any more", c.text("SELECT lost FROM capsaga.stream WHERE slot = $1", slot))
+}
+
+func TestApplyFailoverSlots(t *testing.T) {
+	t.Parallel()
+	c := newCorner(t, "default")
+	failover := func() string {
+		return c.text("SELECT string_agg(failover::text, ',') FROM pg_replication_slots WHERE database = $1", c.Database)
+	}
+	withFailover := shop + "streams: {failover: true}\n"
+	c.apply(withFailover)
+	assert.Equal(t, "true,true,true", failover())
+	assert.Zero(t, actions(c.apply(withFailover))[provision.Changed])
+	slot := c.Prefix.Slot(saga.PublicationKafka)
+	changed := change(t, c.apply(shop), slot)
+	assert.Equal(t, provision.Changed, changed.Action)
+	assert.Equal(t, "failover from true to false", changed.Detail)
+	assert.Equal(t, "false,false,false", failover())
+	c.apply(withFailover)
+	assert.Equal(t, "true,true,true", failover())
 }

@@ -176,7 +176,7 @@ func (c *corner) state() string {
 	b.WriteString(c.text(`
 		SELECT coalesce(string_agg(format('%s all=%s %s %s', pubname, puballtables, pubviaroot, (SELECT string_agg(format('%s.%s', schemaname, tablename), ',' ORDER BY schemaname, tablename)
 			FROM pg_publication_tables t WHERE t.pubname = p.pubname AND NOT puballtables)), E'\n' ORDER BY pubname), '') FROM pg_publication p`))
-	b.WriteString("\n" + c.text(`SELECT coalesce(string_agg(format('%s %s', replace(slot_name, $1, ''), plugin), ','), '') FROM pg_replication_slots WHERE database = $2`, string(c.Prefix), c.Database))
+	b.WriteString("\n" + c.text(`SELECT coalesce(string_agg(format('%s %s', replace(slot_name, $1, ''), plugin), ',' ORDER BY slot_name), '') FROM pg_replication_slots WHERE database = $2`, string(c.Prefix), c.Database))
 	b.WriteString("\n" + c.text(`SELECT coalesce(string_agg(relname, ',' ORDER BY relname), '') FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace('capsaga')`))
 	admin := c.kafkaAdmin()
 	defer admin.Close()
@@ -206,7 +206,7 @@ func (c *corner) state() string {
 const shopState = `espub all=f t public.products
 kafkapub all=t t ` + `
 redispub all=f t odd "schema".tab; le,public.products,public.users
-_kafkapub pgoutput
+_espub pgoutput,_kafkapub pgoutput,_redispub pgoutput
 backfill,change,conflict,entity,epoch,migration,saga,stream,waiver
 odd_x20_x22schema_x22.tab_x3B_x20le partitions=1 compact
 parked partitions=1 delete -1

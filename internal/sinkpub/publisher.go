@@ -48,9 +48,7 @@ type Config struct {
 	Store    Store
 	// Adopt makes parked sagas of rows that the sink refuses. They are durable when
 	// it returns nil.
-	Adopt func(ctx context.Context, refused []saga.Refused) error
-	// Resync asks for a backfill that also removes what is no row any more.
-	Resync func(ctx context.Context, e *saga.Entity) error
+	Adopt  func(ctx context.Context, refused []saga.Refused) error
 	Logger *slog.Logger // default slog.Default()
 	// MaxDocuments bounds one request; default 1,000.
 	MaxDocuments int
@@ -95,8 +93,7 @@ func New(config Config) *Publisher {
 func (p *Publisher) Start(ctx context.Context, _ stream.Lease) (stream.Session, error) {
 	applying, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &session{
-		config: p.config, types: p.types, shapes: map[uint32]*shape{},
-		rebuilds: map[string]string{}, handovers: map[string][]handover{}, touched: map[string]bool{},
+		config: p.config, types: p.types, shapes: map[uint32]*shape{}, rebuilds: map[string]*rebuild{},
 		applier: newApplier(p.config), cancel: cancel,
 	}
 	for range requests {
