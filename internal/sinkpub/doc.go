@@ -34,10 +34,16 @@
 // # TRUNCATE, backfills
 //
 // A TRUNCATE waits for what is under way and then sets the entity's floor in the
-// store, below which nothing is applied any more. A backfill's rows are applied
-// like inserts. Its end may remove what the sink holds from before its floor, and
-// may put a new index in the place of the present one; until that, every row goes
-// to both, those of sagas too.
+// store, below which nothing is applied any more. Rows that its own transaction
+// wrote before it have the version of those that it writes after: where there are
+// any, a backfill is asked for.
+//
+// A backfill's rows are applied like inserts. Its end may remove what the sink holds
+// from before its floor, and may put a new index in the place of the present one;
+// until that, changes go to both, and those of sagas to the new one. Where an index
+// was replaced, sagas may have written to the one before: so from there on the
+// stream applies what sagas own as well, until it has come to where the WAL was at
+// that moment.
 //
 // # What holds after a crash
 //

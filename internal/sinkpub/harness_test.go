@@ -87,6 +87,7 @@ func (w *world) start(change func(*sinkpub.Config), entities ...*saga.Entity) *r
 		Adopt: func(_ context.Context, refused []saga.Refused) error {
 			return fmt.Errorf("refused: %v", refused[0].Error)
 		},
+		Resync: func(context.Context, *saga.Entity) error { return nil },
 	}
 	if change != nil {
 		change(&config)

@@ -48,7 +48,9 @@ type Config struct {
 	Store    Store
 	// Adopt makes parked sagas of rows that the sink refuses. They are durable when
 	// it returns nil.
-	Adopt  func(ctx context.Context, refused []saga.Refused) error
+	Adopt func(ctx context.Context, refused []saga.Refused) error
+	// Resync asks for a backfill that also removes what is no row any more.
+	Resync func(ctx context.Context, e *saga.Entity) error
 	Logger *slog.Logger // default slog.Default()
 	// MaxDocuments bounds one request; default 1,000.
 	MaxDocuments int
@@ -93,7 +95,8 @@ func New(config Config) *Publisher {
 func (p *Publisher) Start(ctx context.Context, _ stream.Lease) (stream.Session, error) {
 	applying, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &session{
-		config: p.config, types: p.types, shapes: map[uint32]*shape{}, rebuilds: map[string]*rebuild{},
+		config: p.config, types: p.types, shapes: map[uint32]*shape{},
+		rebuilds: map[string]string{}, handovers: map[string][]handover{}, touched: map[string]bool{},
 		applier: newApplier(p.config), cancel: cancel,
 	}
 	for range requests {

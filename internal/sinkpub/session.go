@@ -25,13 +25,15 @@ type session struct {
 	running sync.WaitGroup
 	cancel  context.CancelFunc
 
-	shapes   map[uint32]*shape
-	rebuilds map[string]*rebuild // by entity
-	resumed  bool                // the rebuilds that an earlier holder left are known
+	shapes    map[uint32]*shape
+	rebuilds  map[string]string     // the index that is being filled, by entity
+	handovers map[string][]handover // by entity
+	resumed   bool                  // the rebuilds that an earlier holder left are known
 
+	// Of the transaction that is being read.
+	touched   map[string]bool // the entities of which rows were applied
 	held      []heldItem
 	heldBytes int
-	holding   bool
 }
 
 // heldItem is a row of a saga's transaction.
@@ -47,8 +49,9 @@ func (s *session) Begin(ctx context.Context, tx *stream.Transaction) error {
 			return err
 		}
 	}
-	s.passRebuilds(tx.CommitLSN)
+	s.passHandovers(tx.CommitLSN)
 	s.held, s.heldBytes = s.held[:0], 0
+	clear(s.touched)
 	s.applier.queue.begin(tx.Version)
 	return nil
 }
@@ -85,9 +88,8 @@ func (s *session) Change(ctx context.Context, tx *stream.Transaction, change *st
 func (s *session) put(ctx context.Context, tx *stream.Transaction, p *shape, i item, op stream.Op) (err error) {
 	i.Entity, i.entity, i.Version, i.committed = p.entity.Name, p.entity, tx.Version, tx.CommitTime.Unix()
 	i.xid, i.current = tx.XID, true
-	if r := s.rebuilds[p.entity.Name]; r != nil && r.index != "" {
-		i.next = r.index
-		i.current = !(op == stream.Read && r.filling) // it has the row, at its own version
+	if i.next = s.rebuilds[p.entity.Name]; i.next != "" {
+		i.current = op != stream.Read // the present index has the row already
 	}
 	if i.done, err = tx.Track(ctx, len(i.Row)+len(i.Key)+itemOverhead); err != nil {
 		return err
@@ -96,6 +98,7 @@ func (s *session) put(ctx context.Context, tx *stream.Transaction, p *shape, i i
 		if err := s.release(ctx, nil); err != nil {
 			return err
 		}
+		s.touched[p.entity.Name] = true
 		return s.applier.queue.add(ctx, i)
 	}
 	s.held = append(s.held, heldItem{i, p.relation.Table})
@@ -110,13 +113,13 @@ const itemOverhead = 200
 func (s *session) release(ctx context.Context, own func(heldItem) bool) error {
 	for _, h := range s.held {
 		if own != nil && own(h) {
-			if h.next == "" && !s.switching(h.entity.Name) {
+			h.current = s.handingOver(h.entity.Name)
+			if h.next == "" && !h.current {
 				h.done(nil)
 				continue
 			}
-			// The saga brings the row to the present index, which may be the former one.
-			h.current = s.switching(h.entity.Name)
 		}
+		s.touched[h.entity.Name] = true
 		if err := s.applier.queue.add(ctx, h.item); err != nil {
 			return err
 		}
@@ -149,34 +152,14 @@ func ownedBy(end *saga.EndMessage) func(heldItem) bool {
 	return func(h heldItem) bool { return owned[rowKey{h.table.String(), h.Key}] }
 }
 
-// Truncate empties the entities of the tables.
-func (s *session) Truncate(ctx context.Context, tx *stream.Transaction, tables []*stream.Relation, _ int) error {
-	for _, relation := range tables {
-		e := s.config.entities[relation.Table]
-		if e == nil {
-			continue
-		}
-		// What the transaction did to the rows before does not matter any more.
-		s.held = slices.DeleteFunc(s.held, func(h heldItem) bool {
-			if h.entity != e {
-				return false
-			}
+// dropHeld forgets the rows of an entity that are held.
+func (s *session) dropHeld(e *saga.Entity) {
+	s.held = slices.DeleteFunc(s.held, func(h heldItem) bool {
+		if h.entity == e {
 			h.done(nil)
-			return true
-		})
-		if err := s.applier.queue.drain(ctx); err != nil {
-			return err
 		}
-		s.config.Logger.Info("a TRUNCATE empties the entity", "entity", e.Name, "version", tx.Version)
-		err := s.applier.persist(ctx, func(ctx context.Context) error {
-			return s.config.Store.Truncate(ctx, e.Name, tx.Version)
-		})
-		if err != nil {
-			return err
-		}
-		s.abandonRebuild(e.Name)
-	}
-	return nil
+		return h.entity == e
+	})
 }
 
 // Trouble returns what keeps rows from being applied.
