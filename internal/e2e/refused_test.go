@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -10,49 +9,54 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/capsaga/capsaga/internal/catalog"
 	"github.com/capsaga/capsaga/internal/listing"
-	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/internal/stacktest"
 	"github.com/capsaga/capsaga/saga"
 )
 
-// refuse makes rows of products by plain SQL, has Redis refuse them, and enters that
-// into the ledger as the stream of Redis does. It returns the ids of their sagas.
-func (w *world) refuse(products ...int) (ids []string) {
+// refuse makes rows of products by plain SQL that Redis refuses, as their keys hold
+// something else.
+func (w *world) refuse(products ...int) {
 	w.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	file, err := catalog.Load(w.catalogPath)
-	require.NoError(w.t, err)
-	entity := file.Catalog.Entities["products"]
-	db, err := postgres.Open(ctx, w.stack.PostgresURL)
-	require.NoError(w.t, err)
-	defer db.Close()
 	w.jam(products...)
-	var refused []saga.Refused
 	for _, id := range products {
 		w.exec("INSERT INTO products (id, title) VALUES ($1, $2)", id, fmt.Sprint("film ", id))
-		row, err := db.ReadRow(ctx, entity, fmt.Sprint(id))
-		require.NoError(w.t, err)
-		require.NotZero(w.t, row.Version)
-		r := saga.Refused{
-			Sink: saga.Redis, Entity: entity, Key: fmt.Sprint(id), Version: row.Version,
-			Error: saga.ErrorInfo{Code: saga.CodeRejected, Class: saga.Rejected, System: "redis", Message: "WRONGTYPE: the key holds something else"},
-		}
-		refused = append(refused, r)
-		write := r.Write()
-		ids = append(ids, write.SagaID)
 	}
-	require.NoError(w.t, db.AdoptRefused(ctx, refused))
+}
+
+// refusedSagas waits until the ledger has a saga of that status for each of the
+// rows and returns their ids, by product.
+func (w *world) refusedSagas(status saga.Status, products ...int) map[int]string {
+	w.t.Helper()
+	ids := map[int]string{}
+	stacktest.Eventually(w.t, 60*time.Second, func() error {
+		for _, product := range products {
+			row := fmt.Sprintf("redis-products-%d", product)
+			ids[product] = value[string](w, "SELECT coalesce(min(id), '') FROM capsaga.saga WHERE stream_row = $1 AND status = $2", row, string(status))
+			if ids[product] == "" {
+				return fmt.Errorf("the ledger has no saga of %s that is %s", row, status)
+			}
+		}
+		return nil
+	})
 	return ids
 }
 
-// Rows that Redis refused are parked sagas before any worker runs, and are
-// operated on like any others.
+// Rows that Redis refused are parked sagas before anyone runs sagas, and are operated
+// on like any others. The stream goes on meanwhile.
 func TestRefusedRowsAreSagas(t *testing.T) {
 	w := newWorldWith(t, filepath.Join(root, "deploy", "demo", "capsaga.yaml"))
-	ids := w.refuse(1, 2, 3, 4, 5)
+	streams := w.startWorker("CAPSAGA_ROLES=stream")
+	w.refuse(1, 2, 3, 4, 5)
+	w.exec("INSERT INTO products (id, title) VALUES (6, 'film 6')")
+	sagas := w.refusedSagas(saga.Parked, 1, 2, 3, 4, 5)
+	ids := []string{sagas[1], sagas[2], sagas[3], sagas[4], sagas[5]}
+	stacktest.Eventually(t, 20*time.Second, func() error {
+		if there, err := w.redis.Exists(t.Context(), w.stack.Prefix.RedisKey("products", "6")).Result(); err != nil || there != 1 {
+			return fmt.Errorf("row 6 is not in Redis yet: %v", err)
+		}
+		return nil
+	})
 	waiting, _ := w.list(nil, "--status", "parked", "--blocked-on", "redis", "--entity", "products")
 	require.Len(t, waiting, 5)
 	require.Equal(t, listing.NotStarted, waiting[0].Workflow)
@@ -62,6 +66,7 @@ func TestRefusedRowsAreSagas(t *testing.T) {
 	require.Contains(t, r.stdout, "WRONGTYPE")
 	require.Contains(t, r.stdout, "has not been started yet")
 
+	streams.terminate(20 * time.Second)
 	w.startWorker()
 	for _, id := range ids {
 		w.awaitFound(id, saga.AttributeStatus+" = 'parked' AND "+saga.AttributeBlockedOn+" = 'redis' AND "+saga.AttributeEntities+" = 'products'")
@@ -91,6 +96,12 @@ func TestRefusedRowsAreSagas(t *testing.T) {
 	// Plain SQL has deleted one meanwhile, and changed another.
 	w.exec("DELETE FROM products WHERE id = 4")
 	w.exec("UPDATE products SET title = 'by SQL' WHERE id = 5")
+	stacktest.Eventually(t, 20*time.Second, func() error {
+		if n := value[int](w, "SELECT count(*) FROM capsaga.saga WHERE status = 'parked' AND id NOT LIKE '%-' || version"); n != 2 {
+			return fmt.Errorf("%d sagas know that their row was refused again", n)
+		}
+		return nil
+	})
 	w.unjam(4, 5)
 	r = w.capsaga("", "replay", "--status", "parked", "--yes", "-o", "json")
 	require.Zero(t, r.status, r.stderr)
@@ -102,7 +113,7 @@ func TestRefusedRowsAreSagas(t *testing.T) {
 	}
 	w.unjam(2)
 	want := w.inPostgres("products")
-	require.Len(t, want, 4)
+	require.Len(t, want, 5)
 	delete(want, "2") // nobody wants it in Redis
 	require.Equal(t, want, w.inRedis("products"))
 	require.Contains(t, string(w.elasticsearch("GET", "/"+w.index("products")+"/_doc/3", "")), "edited", "an edit is brought to all sinks")
@@ -112,10 +123,11 @@ func TestRefusedRowsAreSagas(t *testing.T) {
 // started: each row has its one saga in the end.
 func TestRefusedRowsSurviveKilledWorkers(t *testing.T) {
 	w := newWorld(t)
-	var ids []string
+	var products []int
 	for round := range 4 {
 		p := w.launchWorker()
-		ids = append(ids, w.refuse(100*round+1, 100*round+2, 100*round+3)...)
+		w.refuse(100*round+1, 100*round+2, 100*round+3)
+		products = append(products, 100*round+1, 100*round+2, 100*round+3)
 		stacktest.Eventually(t, 60*time.Second, func() error {
 			if n := value[int](w, "SELECT count(*) FROM capsaga.saga WHERE run_id <> ''"); n <= 3*round {
 				return fmt.Errorf("%d sagas are started", n)
@@ -125,8 +137,8 @@ func TestRefusedRowsSurviveKilledWorkers(t *testing.T) {
 		p.kill()
 	}
 	w.startWorker()
-	for _, id := range ids {
+	for _, id := range w.refusedSagas(saga.Parked, products...) {
 		w.awaitFound(id, saga.AttributeStatus+" = 'parked'")
 	}
-	require.Equal(t, len(ids), value[int](w, "SELECT count(*) FROM capsaga.saga WHERE status = 'parked'"))
+	require.Equal(t, len(products), value[int](w, "SELECT count(*) FROM capsaga.saga"))
 }
