@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -52,10 +53,11 @@ func TestRefusedRowsAreSagas(t *testing.T) {
 	sagas := w.refusedSagas(saga.Parked, 1, 2, 3, 4, 5)
 	ids := []string{sagas[1], sagas[2], sagas[3], sagas[4], sagas[5]}
 	stacktest.Eventually(t, 20*time.Second, func() error {
-		if there, err := w.redis.Exists(t.Context(), w.stack.Prefix.RedisKey("products", "6")).Result(); err != nil || there != 1 {
-			return fmt.Errorf("row 6 is not in Redis yet: %v", err)
+		there, err := w.redis.Exists(t.Context(), w.stack.Prefix.RedisKey("products", "6")).Result()
+		if err == nil && there == 0 {
+			err = errors.New("row 6 is not in Redis yet")
 		}
-		return nil
+		return err
 	})
 	waiting, _ := w.list(nil, "--status", "parked", "--blocked-on", "redis", "--entity", "products")
 	require.Len(t, waiting, 5)
