@@ -29,6 +29,8 @@ const (
 	Altered Reason = "columns changed"
 	// Reindexed is that a new index has to be filled.
 	Reindexed Reason = "new index"
+	// Emptied is that a topic or an index had to be created again.
+	Emptied Reason = "its topic or index was gone"
 )
 
 // Request asks for a backfill.
