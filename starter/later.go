@@ -7,7 +7,6 @@ import "github.com/spf13/cobra"
 func laterCommands() []*cobra.Command {
 	var commands []*cobra.Command
 	for _, later := range []struct{ name, short, with string }{
-		{"backfill", "Bring an entity's present rows to its sinks", "the streams to Redis and Elasticsearch"},
 		{"reconcile", "Compare PostgreSQL with its sinks and repair them", "the reconciler"},
 		{"cap", "Show consistency, availability and partitions of each system", "the CAP metrics"},
 		{"logs", "Show the logs of workers and servers", "the CAP metrics"},

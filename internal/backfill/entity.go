@@ -43,23 +43,64 @@ func readPairs(ctx context.Context, db postgres.Querier) ([]pair, error) {
 	return pairs, postgres.Classify("read what was provisioned", err)
 }
 
+// Made is what was made anew for an entity that may have been provisioned before.
+type Made struct {
+	// Sinks are those whose topic or index is new, and so empty.
+	Sinks []saga.Sink
+	// Index is a new index that is to take the present one's place.
+	Index string
+}
+
 // Provisioned notes that an entity's publications, slots, topic and index are
 // there, and requests a backfill for the sinks that are new, or whose table or key
 // is another. It returns nil when there is nothing new. Sinks that the entity has
 // no more are retired: when they come back, what they hold from before is swept.
-//
-// Index, if set, is the new index that the backfill has to fill.
-func Provisioned(ctx context.Context, db Beginner, e *saga.Entity, index string) (b *Backfill, err error) {
+func Provisioned(ctx context.Context, db Beginner, e *saga.Entity, made Made) (b *Backfill, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		b, err = provisioned(ctx, tx, e, index)
+		b, err = provisioned(ctx, tx, e, made)
 		return err
 	})
 	return b, postgres.Classify("note the entity "+e.Name, err)
 }
 
-func provisioned(ctx context.Context, tx pgx.Tx, e *saga.Entity, index string) (*Backfill, error) {
-	if _, err := tx.Exec(ctx, "UPDATE capsaga.entity SET retired = true WHERE entity = $1 AND sink <> ALL ($2)", e.Name, e.Sinks()); err != nil {
+func provisioned(ctx context.Context, tx pgx.Tx, e *saga.Entity, made Made) (*Backfill, error) {
+	added, stale, err := notePairs(ctx, tx, e)
+	if err != nil {
 		return nil, err
+	}
+	r := Request{Entity: e, Reason: Added}
+	r.Sinks = mergeSinks(added, made.Sinks, e)
+	if stale {
+		if r.Floor, err = currentVersion(ctx, tx); err != nil {
+			return nil, err
+		}
+	}
+	if made.Index != "" {
+		filled, err := isFilled(ctx, tx, e.Name, made.Index)
+		if err != nil {
+			return nil, err
+		}
+		if !filled {
+			r.Sinks, r.Index = mergeSinks(r.Sinks, []saga.Sink{saga.Elasticsearch}, e), made.Index
+		}
+	}
+	switch {
+	case len(r.Sinks) == 0:
+		return nil, nil
+	case r.Index != "" && len(added) == 0:
+		r.Reason = Reindexed
+	case len(added) == 0:
+		r.Reason = Emptied
+	}
+	b, err := Submit(ctx, tx, r)
+	return &b, err
+}
+
+// notePairs returns the sinks that are new, and whether one of them may hold rows
+// from before.
+func notePairs(ctx context.Context, tx pgx.Tx, e *saga.Entity) (added []saga.Sink, stale bool, err error) {
+	if _, err := tx.Exec(ctx, "UPDATE capsaga.entity SET retired = true WHERE entity = $1 AND sink <> ALL ($2)", e.Name, e.Sinks()); err != nil {
+		return nil, false, err
 	}
 	rows, err := tx.Query(ctx, `
 		WITH known AS (SELECT sink FROM capsaga.entity WHERE entity = $1)
@@ -72,33 +113,22 @@ func provisioned(ctx context.Context, tx pgx.Tx, e *saga.Entity, index string) (
 		RETURNING e.sink, e.sink IN (SELECT sink FROM known)`,
 		e.Name, e.Sinks(), e.Table.String(), e.Key, e.Table.Schema, e.Table.Name)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var sink saga.Sink
-	var known bool // the sink may hold rows that are none any more
-	r := Request{Entity: e, Reason: Added, Index: index}
-	added, stale := []saga.Sink(nil), false
+	var known bool
 	_, err = pgx.ForEachRow(rows, []any{&sink, &known}, func() error {
 		added, stale = append(added, sink), stale || known
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	if stale {
-		if r.Floor, err = currentVersion(ctx, tx); err != nil {
-			return nil, err
-		}
-	}
-	r.Sinks = added
-	if index != "" && !slices.Contains(added, saga.Elasticsearch) {
-		r.Sinks, r.Reason = append(r.Sinks, saga.Elasticsearch), Reindexed
-	}
-	if len(r.Sinks) == 0 {
-		return nil, nil
-	}
-	b, err := Submit(ctx, tx, r)
-	return &b, err
+	return added, stale, err
+}
+
+// isFilled reports whether an index is being filled already, or waits for the stream
+// to put it in its place.
+func isFilled(ctx context.Context, tx pgx.Tx, entity, index string) (filled bool, err error) {
+	err = tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM capsaga.backfill WHERE entity = $1 AND index = $2 AND state IN ('requested', 'running', 'done'))", entity, index).Scan(&filled)
+	return filled, err
 }
 
 // currentVersion is above that of every change so far; zero before the first epoch,

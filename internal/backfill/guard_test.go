@@ -19,7 +19,7 @@ func TestGuard(t *testing.T) {
 	w.exec("CREATE TABLE products (id int PRIMARY KEY); CREATE TABLE users (id int PRIMARY KEY)")
 	products, users := entity("products", "id"), entity("users", "id")
 	provision := func(e *saga.Entity) {
-		_, err := backfill.Provisioned(t.Context(), w.db.Pool(), e, "")
+		_, err := backfill.Provisioned(t.Context(), w.db.Pool(), e, backfill.Made{})
 		require.NoError(t, err)
 	}
 	provision(products)

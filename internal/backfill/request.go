@@ -29,6 +29,8 @@ const (
 	Altered Reason = "columns changed"
 	// Reindexed is that a new index has to be filled.
 	Reindexed Reason = "new index"
+	// Emptied is that a topic or an index had to be created again.
+	Emptied Reason = "its topic or index was gone"
 )
 
 // Request asks for a backfill.
@@ -71,6 +73,8 @@ type Backfill struct {
 	Floor     saga.Version `json:"floor,omitempty"`
 	Index     string       `json:"index,omitempty"`
 	Error     string       `json:"error,omitempty"`
+	// ReplacedBy is the backfill that does it instead; zero: none.
+	ReplacedBy int64 `json:"replaced_by,omitempty"`
 
 	RequestedAt time.Time  `json:"requested_at"`
 	StartedAt   *time.Time `json:"started_at,omitempty"`
@@ -82,13 +86,13 @@ type Backfill struct {
 }
 
 const backfillColumns = `id, entity, table_name, key, sinks, reason, state, rows, bytes, estimated, coalesce(floor, 0), coalesce(index, ''),
-    coalesce(error, ''), requested_at, started_at, updated_at, finished_at, cursor, last`
+    coalesce(error, ''), coalesce(replaced_by, 0), requested_at, started_at, updated_at, finished_at, cursor, last`
 
 func scanBackfill(row pgx.CollectableRow) (b Backfill, err error) {
 	var table string
 	var floor int64
 	err = row.Scan(&b.ID, &b.Entity, &table, &b.Key, &b.Sinks, &b.Reason, &b.State, &b.Rows, &b.Bytes, &b.Estimated, &floor, &b.Index,
-		&b.Error, &b.RequestedAt, &b.StartedAt, &b.UpdatedAt, &b.FinishedAt, &b.cursor, &b.last)
+		&b.Error, &b.ReplacedBy, &b.RequestedAt, &b.StartedAt, &b.UpdatedAt, &b.FinishedAt, &b.cursor, &b.last)
 	if err != nil {
 		return b, err
 	}
@@ -165,8 +169,8 @@ func submit(ctx context.Context, tx pgx.Tx, r Request) (b Backfill, err error) {
 	if b, err = r.insert(ctx, tx); err != nil {
 		return b, err
 	}
-	_, err = tx.Exec(ctx, `UPDATE capsaga.backfill SET state = $2, error = 'backfill ' || $3 || ' does it instead', updated_at = clock_timestamp(), finished_at = clock_timestamp()
-		WHERE id = ANY ($1)`, replaced, Cancelled, fmt.Sprint(b.ID))
+	_, err = tx.Exec(ctx, `UPDATE capsaga.backfill SET state = $2, error = 'backfill ' || $3::bigint || ' does it instead', replaced_by = $3, updated_at = clock_timestamp(), finished_at = clock_timestamp()
+		WHERE id = ANY ($1)`, replaced, Cancelled, b.ID)
 	return b, err
 }
 

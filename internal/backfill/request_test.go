@@ -63,7 +63,7 @@ func TestProvisioned(t *testing.T) {
 	w.exec("CREATE TABLE products (id int PRIMARY KEY, title text); CREATE TABLE goods (id int PRIMARY KEY)")
 	e := entity("products", "id")
 	provisioned := func(index string) *backfill.Backfill {
-		b, err := backfill.Provisioned(t.Context(), w.db.Pool(), e, index)
+		b, err := backfill.Provisioned(t.Context(), w.db.Pool(), e, backfill.Made{Index: index})
 		require.NoError(t, err)
 		return b
 	}
@@ -79,6 +79,14 @@ func TestProvisioned(t *testing.T) {
 	again := provisioned("products-000002")
 	require.Equal(t, []saga.Sink{saga.Elasticsearch}, again.Sinks)
 	require.Equal(t, "products-000002", again.Index)
+	require.Nil(t, provisioned("products-000002"), "it is on its way")
+	_, err := backfill.Cancel(t.Context(), w.db.Pool(), e.Name)
+	require.NoError(t, err)
+	require.Equal(t, backfill.Reindexed, provisioned("products-000002").Reason)
+	b, err = backfill.Provisioned(t.Context(), w.db.Pool(), e, backfill.Made{Sinks: []saga.Sink{saga.Redis}})
+	require.NoError(t, err)
+	require.Equal(t, backfill.Emptied, b.Reason)
+	require.Equal(t, []saga.Sink{saga.Redis}, b.Sinks)
 
 	e.Elasticsearch = nil
 	require.Nil(t, provisioned(""))

@@ -205,7 +205,7 @@ func TestChangedColumnsAreBackfilled(t *testing.T) {
 	w.exec("CREATE TABLE products (id int PRIMARY KEY, title text); INSERT INTO products VALUES (1, 'a'), (2, 'b')")
 	e := entity("products", "id")
 	s := w.read()
-	b, err := backfill.Provisioned(t.Context(), w.db.Pool(), e, "")
+	b, err := backfill.Provisioned(t.Context(), w.db.Pool(), e, backfill.Made{})
 	require.NoError(t, err)
 	for range 2 { // both see it, one requests
 		w.serve(nil, func(c *backfill.Config) {

@@ -8,7 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/capsaga/capsaga/internal/backfill"
 	"github.com/capsaga/capsaga/internal/catalog"
+	"github.com/capsaga/capsaga/internal/elastic"
 	"github.com/capsaga/capsaga/internal/kafka"
 	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/saga"
@@ -32,6 +34,8 @@ type Elasticsearch interface {
 	Pinger
 	// EnsureIndex returns what it created or changed, in words.
 	EnsureIndex(ctx context.Context, entity *saga.Entity) (created []string, err error)
+	// BeginRebuild makes the index that EnsureIndex's *elastic.NeedsRebuild asks for.
+	BeginRebuild(ctx context.Context, entity *saga.Entity) (index string, err error)
 }
 
 // Deps are the systems that Apply works on.
@@ -97,7 +101,7 @@ func Apply(ctx context.Context, deps Deps, c *saga.Catalog, o Options) ([]Change
 	if o.SlotTimeout <= 0 {
 		o.SlotTimeout = 30 * time.Second
 	}
-	a := &applier{deps: deps, catalog: c, options: o}
+	a := &applier{deps: deps, catalog: c, options: o, made: map[string]backfill.Made{}}
 	if err := a.ping(ctx); err != nil {
 		return nil, err
 	}
@@ -124,6 +128,7 @@ type applier struct {
 	options Options
 	conn    *pgx.Conn
 	topics  []topicPlan
+	made    map[string]backfill.Made // by entity
 	changes []Change
 }
 
@@ -211,10 +216,21 @@ func (a *applier) applyIndices(ctx context.Context) error {
 			continue
 		}
 		created, err := a.deps.Elasticsearch.EnsureIndex(ctx, e)
+		var rebuild *elastic.NeedsRebuild
+		if errors.As(err, &rebuild) {
+			if err := a.beginRebuild(ctx, e, rebuild); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("entity %s: %w", name, err)
 		}
-		a.done(indexChange(a.deps.Prefix.Alias(name), created))
+		change := indexChange(a.deps.Prefix.Alias(name), created)
+		if change.Action == Created {
+			a.newSink(name, saga.Elasticsearch)
+		}
+		a.done(change)
 	}
 	return nil
 }

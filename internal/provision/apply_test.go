@@ -2,6 +2,7 @@ package provision_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -373,4 +374,36 @@ func TestApplyFailoverSlots(t *testing.T) {
 	assert.Equal(t, "false,false,false", failover())
 	c.apply(withFailover)
 	assert.Equal(t, "true,true,true", failover())
+}
+
+// A mapping that the index cannot take is a new index, which a backfill fills; a
+// topic that is gone is filled again.
+func TestApplyRefills(t *testing.T) {
+	t.Parallel()
+	c := newCorner(t, "default")
+	c.apply(shop)
+	c.sql("UPDATE capsaga.backfill SET state = 'done', finished_at = now()")
+	keyword := strings.Replace(shop, "title: {type: text}", "title: {type: keyword}", 1)
+	c.apply(keyword)
+	open := func() string {
+		return c.text("SELECT coalesce(string_agg(format('%s %s %s %s', entity, sinks, reason, replace(index, $1, '')), ', ' ORDER BY id), '') FROM capsaga.backfill WHERE finished_at IS NULL", string(c.Prefix))
+	}
+	assert.Equal(t, "products {elasticsearch} new index -products-000002", open())
+	c.apply(keyword)
+	assert.Equal(t, "1", c.text("SELECT count(*)::text FROM capsaga.backfill WHERE finished_at IS NULL OR index IS NOT NULL"), "it is on its way")
+
+	admin := c.kafkaAdmin()
+	defer admin.Close()
+	topic := string(c.Prefix) + ".public.users"
+	_, err := admin.DeleteTopic(t.Context(), topic)
+	require.NoError(t, err)
+	stacktest.Eventually(t, 20*time.Second, func() error {
+		topics, err := admin.ListTopics(t.Context())
+		if err == nil && topics.Has(topic) {
+			err = errors.New("it is still there")
+		}
+		return err
+	})
+	c.apply(keyword)
+	assert.Equal(t, "products {elasticsearch} new index -products-000002, users {kafka} its topic or index was gone ", open())
 }

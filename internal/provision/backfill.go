@@ -17,7 +17,7 @@ func (a *applier) applyBackfills(ctx context.Context) error {
 		return err
 	}
 	for _, name := range a.catalog.Names() {
-		requested, err := backfill.Provisioned(ctx, a.conn, a.catalog.Entities[name], "")
+		requested, err := backfill.Provisioned(ctx, a.conn, a.catalog.Entities[name], a.made[name])
 		if err != nil {
 			return err
 		}
@@ -31,6 +31,30 @@ func (a *applier) applyBackfills(ctx context.Context) error {
 			return nil // run says how far it came
 		}
 	}
+	return nil
+}
+
+// newSink notes that a sink of an entity begins empty.
+func (a *applier) newSink(entity string, sink saga.Sink) {
+	made := a.made[entity]
+	made.Sinks = append(made.Sinks, sink)
+	a.made[entity] = made
+}
+
+// beginRebuild makes an index for a mapping that the present one cannot take. The
+// backfill fills it, and then it takes the present one's place.
+func (a *applier) beginRebuild(ctx context.Context, e *saga.Entity, why error) error {
+	index, err := a.deps.Elasticsearch.BeginRebuild(ctx, e)
+	if err != nil {
+		return fmt.Errorf("entity %s: %w", e.Name, err)
+	}
+	made := a.made[e.Name]
+	made.Index = index
+	a.made[e.Name] = made
+	a.done(Change{
+		System: string(saga.Elasticsearch), Kind: "index", Name: a.deps.Prefix.Alias(e.Name), Action: Changed,
+		Detail: fmt.Sprintf("index %s is filled and takes the present one's place: %s", index, why),
+	})
 	return nil
 }
 

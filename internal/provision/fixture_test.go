@@ -108,7 +108,7 @@ func (c *corner) removeTopicsAndIndices() {
 		}
 	}
 	for _, path := range []string{"/_index_template/", "/"} {
-		request, err := http.NewRequestWithContext(ctx, http.MethodDelete, c.ElasticsearchURL+path+c.Prefix.Alias("products")+map[string]string{"/": "-000001"}[path], nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodDelete, c.ElasticsearchURL+path+c.Prefix.Alias("products")+map[string]string{"/": "-0*"}[path], nil)
 		require.NoError(c.t, err)
 		response, err := http.DefaultClient.Do(request)
 		require.NoError(c.t, err)

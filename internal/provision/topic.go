@@ -158,6 +158,9 @@ func (a *applier) applyTopic(ctx context.Context, p *topicPlan) error {
 		}
 		if len(created) > 0 {
 			change.Action = Created
+			if p.entity != "" {
+				a.newSink(p.entity, saga.Kafka)
+			}
 		}
 		// A topic begins with the broker's retention.
 		if retention, ok := p.settings[kafka.SettingRetention]; ok {

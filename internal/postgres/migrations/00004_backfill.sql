@@ -32,6 +32,7 @@ CREATE TABLE capsaga.backfill (
     estimated    bigint NOT NULL DEFAULT 0, -- rows of the table at the beginning
     position     pg_lsn,                    -- of the last message
     error        text,                      -- what keeps it, or why it ended
+    replaced_by  bigint,                    -- the backfill that does it instead
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at   timestamptz,
     updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),

@@ -1,0 +1,82 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+// backfillLine is a line of `backfill -o json`.
+type backfillLine struct {
+	ID      int64   `json:"id"`
+	Entity  string  `json:"entity"`
+	State   string  `json:"state"`
+	Rows    int64   `json:"rows"`
+	Visible bool    `json:"visible"`
+	Error   string  `json:"error"`
+	Seconds float64 `json:"seconds"`
+}
+
+func (r result) backfill(t testing.TB) (line backfillLine) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &line), "%s%s", r.stdout, r.stderr)
+	return line
+}
+
+// What the sinks have lost comes back by the CLI, which waits until it is there; it
+// says what it waits for, and a Ctrl-C leaves the backfill running.
+func TestBackfillByHand(t *testing.T) {
+	w := connect(t, "testdata/items.yaml")
+	w.exec(`CREATE TABLE items (id bigint PRIMARY KEY, title text, n int, note text);
+		INSERT INTO items SELECT n, 'item ' || n, n, NULL FROM generate_series(1, 3000) n`)
+	w.apply()
+	noWorker := w.capsaga("", "backfill", "items", "--timeout", "6s")
+	require.Equal(t, 1, noWorker.status)
+	require.Contains(t, noWorker.stderr, "items: follows backfill 1, which is under way (new in the catalog)")
+	require.Contains(t, noWorker.stderr, "items: no worker takes it: start a capsaga-worker with the role stream and this catalog")
+	require.Contains(t, noWorker.stderr, "not all rows are in the sinks within 6s: the workers go on with items; `capsaga backfill items` follows it again")
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	command := exec.CommandContext(ctx, program(t, programCLI), "backfill", "items")
+	command.Env = w.environ()
+	var stderr strings.Builder
+	command.Stderr = &stderr
+	require.NoError(t, command.Start())
+	time.AfterFunc(500*time.Millisecond, func() { _ = command.Process.Signal(syscall.SIGINT) })
+	require.Error(t, command.Wait())
+	require.Equal(t, 1, command.ProcessState.ExitCode())
+	require.Contains(t, stderr.String(), "stopped to look: the workers go on with items")
+
+	w.startWorker()
+	first := w.capsaga("", "backfill", "items", "-o", "json")
+	require.Zero(t, first.status, first.stderr)
+	line := first.backfill(t)
+	require.Equal(t, backfillLine{ID: 1, Entity: "items", State: "done", Rows: 3000, Visible: true, Seconds: line.Seconds}, line)
+	w.requireSinks("items", saga.Redis, saga.Kafka, saga.Elasticsearch)
+
+	require.NoError(t, w.redis.FlushDB(ctx).Err())
+	again := w.capsaga("", "backfill", "--all", "--sinks", "redis")
+	require.Zero(t, again.status, again.stderr)
+	require.Contains(t, again.stdout, "items: 3,000 rows, ")
+	require.Contains(t, again.stdout, "are in redis after")
+	w.requireSinks("items", saga.Redis, saga.Kafka, saga.Elasticsearch)
+
+	w.exec("ALTER TABLE items RENAME COLUMN id TO nr")
+	w.exec("ALTER TABLE items ADD CONSTRAINT positive CHECK (nr > 0)")
+	failed := w.capsaga("", "backfill", "items", "--sinks", "redis")
+	require.Equal(t, 1, failed.status)
+	require.Contains(t, failed.stdout, "items: failed: ")
+	list := w.capsaga("", "backfill", "--list")
+	require.Zero(t, list.status)
+	require.Contains(t, list.stdout, "then run `capsaga backfill items`")
+	require.Zero(t, w.capsaga("", "backfill", "items", "--cancel").status)
+}
