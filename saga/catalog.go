@@ -58,7 +58,10 @@ func (t *Table) UnmarshalText(b []byte) error {
 type Catalog struct {
 	// KafkaTables lists the tables that kafkapub publishes; nil means all.
 	KafkaTables []Table
-	Entities    map[string]*Entity
+	// TransactionMetadata publishes the begin and end of each transaction, and says
+	// in each event which of its transaction it is.
+	TransactionMetadata bool
+	Entities            map[string]*Entity
 	// LedgerRetention is how long the ledger remembers a finished saga; zero:
 	// DefaultLedgerRetention.
 	LedgerRetention time.Duration

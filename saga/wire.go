@@ -1,6 +1,8 @@
 package saga
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strings"
@@ -73,7 +75,39 @@ const (
 	HeaderGeneration  = "generation"
 	HeaderTraceParent = "traceparent"
 	HeaderTraceState  = "tracestate"
+	// HeaderClaimCheck is on a record that is too large for its topic and stands for
+	// the row: its value is a ClaimCheck.
+	HeaderClaimCheck = "claim-check"
+	// HeaderParkedTopic is on the records of the parked topic and names the one that
+	// refused them.
+	HeaderParkedTopic = "parked-topic"
 )
+
+// ClaimCheck says where to find the row of a record that is too large for its topic.
+type ClaimCheck struct {
+	Schema string `json:"schema"`
+	Table  string `json:"table"`
+	// Entity is set where the table is one; Key is then the KEYENC as a JSON string,
+	// else the object that is also the record's key, or null for a table without one.
+	Entity string          `json:"entity,omitempty"`
+	Key    json.RawMessage `json:"key"`
+	// Version is the change's, in decimal: the row in PostgreSQL is at least as new.
+	Version string `json:"version"`
+}
+
+const truncateKey = "__capsaga_truncate"
+
+// TruncateKey is the key of the record that says, in a compacted topic, that the
+// table was emptied. No row has it, as its only column is none of PostgreSQL's.
+func TruncateKey(t Table) []byte {
+	key, _ := json.Marshal(map[string]string{truncateKey: t.String()}) // of strings: no error
+	return key
+}
+
+// IsTruncateKey reports whether a record's key is one of TruncateKey.
+func IsTruncateKey(key []byte) bool {
+	return bytes.HasPrefix(key, []byte(`{"`+truncateKey+`":`))
+}
 
 // WorkflowID returns the Temporal workflow id of a saga: "saga/" and the saga id,
 // in which "%" and every byte outside of printable ASCII is percent-encoded, as
@@ -142,7 +176,8 @@ type OwnedKeys struct {
 
 // EventID identifies one record for ever: the epoch, the commit LSN of its
 // transaction and its index in that transaction. A consumer that drops ids it has
-// seen sees each record once.
+// seen sees each record once. The index of a TRUNCATE's record has the number of the
+// table in the statement and the partition behind it: 5.0.3.
 func EventID(epoch Epoch, commit LSN, index int) string {
 	return fmt.Sprintf("%d:%s:%d", epoch, commit, index)
 }
@@ -167,6 +202,12 @@ func ParsePrefix(s string) (Prefix, error) {
 	return Prefix(s), nil
 }
 
+// ParkedTopic returns the Kafka topic of the records that other topics refuse.
+func (p Prefix) ParkedTopic() string { return string(p) + ".parked" }
+
+// TransactionTopic returns the Kafka topic of the transactions' begins and ends.
+func (p Prefix) TransactionTopic() string { return string(p) + ".transaction" }
+
 // TaskQueue returns the Temporal task queue of the workers.
 func (p Prefix) TaskQueue() string { return string(p) }
 
@@ -190,11 +231,12 @@ const maxTopicBytes = 249
 
 // Topic returns the Kafka topic of a table. Schema and table are escaped
 // injectively: a byte outside [A-Za-z0-9-] and "_" becomes "_xHH", and so does
-// a "_" that stands before "x" and two hexadecimal digits.
+// a "_" that stands before "x" and two hexadecimal digits. Of a name that is too long
+// for Kafka it returns that name beside the error.
 func (p Prefix) Topic(t Table) (string, error) {
 	topic := string(p) + "." + escapeTopicPart(t.Schema) + "." + escapeTopicPart(t.Name)
 	if len(topic) > maxTopicBytes {
-		return "", fmt.Errorf("topic of table %s: %d bytes, Kafka allows %d: use a shorter prefix or table name", t, len(topic), maxTopicBytes)
+		return topic, fmt.Errorf("topic of table %s: %d bytes, Kafka allows %d: use a shorter prefix or table name", t, len(topic), maxTopicBytes)
 	}
 	return topic, nil
 }

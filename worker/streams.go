@@ -40,7 +40,7 @@ func (w *Worker) openStreams() error {
 	handlers := map[saga.Sink]stream.Handler{
 		saga.Kafka: kafkapub.Open(w.kafka, kafkapub.Config{
 			Prefix: s.Prefix, DatabaseName: w.db.Pool().Config().ConnConfig.Database, Database: w.db.Pool(),
-			Settings: kafkapub.CatalogSettings(w.config.Catalog), Logger: w.log,
+			Catalog: w.config.Catalog, Logger: w.log,
 		}),
 		saga.Redis:         w.sinkHandler(saga.Redis, sinkpub.Redis(w.redis, w.config.Catalog), 0),
 		saga.Elasticsearch: w.sinkHandler(saga.Elasticsearch, w.elastic, sinkpub.ElasticsearchDocuments),

@@ -97,10 +97,19 @@ func describe(err error) string {
 
 const adviceAway = ": check that the brokers run and that CAPSAGA_KAFKA_BROKERS is right"
 
-// tooLarge is the broker's refusal of a record over the topic's limit, foreseen.
-func tooLarge(topic string, size, limit int) error {
-	return &saga.Error{
-		Class: saga.Rejected, System: system, Code: saga.CodeRejected, Err: kerr.MessageTooLarge,
-		Message: fmt.Sprintf("write to topic %s: a record of about %d bytes is over the topic's max.message.bytes of %d: raise that setting", topic, size, limit),
-	}
+// TooLarge reports whether a record or a batch was refused for its size.
+func TooLarge(err error) bool {
+	return errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge)
 }
+
+// refusals are those of the rejections that concern one topic. A replication factor
+// that the brokers cannot serve is not among them: it may be that some are away.
+var refusals = []*kerr.Error{
+	kerr.TopicAuthorizationFailed, kerr.InvalidTopicException, kerr.InvalidRecord, kerr.InvalidTimestamp,
+	kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.PolicyViolation, kerr.InvalidConfig, kerr.InvalidPartitions,
+	kerr.UnsupportedForMessageFormat, kerr.UnsupportedCompressionType,
+}
+
+// TopicRefuses reports whether an error is a topic's own and lasts until someone
+// changes the topic or its rights.
+func TopicRefuses(err error) bool { return isOneOf(err, refusals) }

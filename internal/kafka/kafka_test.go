@@ -2,8 +2,9 @@ package kafka
 
 import (
 	"context"
+	"crypto/rand"
 	"net"
-	"strings"
+	"strconv"
 	"testing"
 	"time"
 
@@ -92,6 +93,33 @@ func TestPingSaysWhichBrokerIsAway(t *testing.T) {
 	require.Contains(t, err.Error(), address)
 }
 
+// outcome gathers what becomes of a producer's records.
+type outcome struct {
+	acknowledged chan int
+	failed       chan error
+}
+
+func newOutcome() *outcome {
+	return &outcome{acknowledged: make(chan int, 10_000), failed: make(chan error, 1)}
+}
+
+func (o *outcome) told() Outcome {
+	return Outcome{Acknowledged: func(n int) { o.acknowledged <- n }, Failed: func(_ Record, err error) { o.failed <- err }}
+}
+
+// wait returns when n records are acknowledged, or with why they never are.
+func (o *outcome) wait(n int) error {
+	for n > 0 {
+		select {
+		case done := <-o.acknowledged:
+			n -= done
+		case err := <-o.failed:
+			return err
+		}
+	}
+	return nil
+}
+
 func TestProduceAndLastKey(t *testing.T) {
 	t.Parallel()
 	client, topic := open(t)
@@ -102,23 +130,97 @@ func TestProduceAndLastKey(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, found)
 
-	producer, err := client.NewProducer()
+	o := newOutcome()
+	producer, err := client.NewProducer(o.told())
 	require.NoError(t, err)
-	require.NoError(t, producer.Prepare(ctx, topic))
-	acknowledged := make(chan error, 1)
-	require.NoError(t, producer.Produce(ctx, Record{Topic: topic, Key: []byte(`{"id":1}`)}, func(err error) { acknowledged <- err }))
-	require.NoError(t, <-acknowledged)
+	known, err := client.Topic(ctx, topic)
+	require.NoError(t, err)
+	producer.Prepare(known)
+	require.Equal(t, Topic{Name: topic, Partitions: 2, MaxBytes: 1048588, Compacted: true}, known)
+	for range 3 {
+		producer.Produce(Record{Topic: topic, Partition: 1, Key: []byte(`{"id":1}`)})
+	}
+	require.NoError(t, o.wait(3))
 	key, found, err := client.LastKey(ctx, topic)
 	require.NoError(t, err)
 	require.True(t, found)
 	require.JSONEq(t, `{"id":1}`, string(key))
-
-	large := Record{Topic: topic, Key: []byte("k"), Value: []byte(strings.Repeat("x", 1<<21))}
-	err = producer.Produce(ctx, large, func(error) { t.Error("a record that is refused at once was answered") })
-	require.Equal(t, saga.Rejected, saga.ClassOf(err))
-	require.Contains(t, err.Error(), "max.message.bytes")
-
 	producer.Abort()
-	require.NoError(t, producer.Produce(ctx, Record{Topic: topic}, func(err error) { acknowledged <- err }))
-	require.Error(t, <-acknowledged, "nothing is written after Abort")
+	producer.Produce(Record{Topic: topic}) // is dropped, and does not wait
+	require.Empty(t, o.acknowledged, "nothing is written after Abort")
+	require.Empty(t, o.failed)
+}
+
+func TestATopicsRefusalIsToldFromOthers(t *testing.T) {
+	t.Parallel()
+	client, topic := open(t)
+	ctx := testContext(t)
+	_, err := client.EnsureTopics(ctx, []TopicSpec{{Name: topic}})
+	require.NoError(t, err)
+	o := newOutcome()
+	producer, err := client.NewProducer(o.told())
+	require.NoError(t, err)
+	defer producer.Abort()
+	producer.Produce(Record{Topic: topic, Value: []byte("no key")})
+	err = o.wait(1)
+	require.True(t, TopicRefuses(err), err)
+	require.False(t, TooLarge(err))
+	_, err = client.Topic(ctx, topic+"no")
+	require.Equal(t, saga.Unavailable, saga.ClassOf(err))
+	require.False(t, TopicRefuses(err))
+}
+
+// The broker's limit is lowered under a producer that fills batches: no record that
+// follows a refused one is written.
+func TestNothingIsWrittenBehindARefusedRecord(t *testing.T) {
+	t.Parallel()
+	client, topic := open(t)
+	ctx := testContext(t)
+	_, err := client.EnsureTopics(ctx, []TopicSpec{{Name: topic, Cleanup: "delete"}})
+	require.NoError(t, err)
+	for try := range 5 {
+		require.NoError(t, client.AlterTopic(ctx, topic, map[string]string{"max.message.bytes": "1000000"}))
+		before, err := client.EndOffset(ctx, topic)
+		require.NoError(t, err)
+		o := newOutcome()
+		producer, err := client.NewProducer(o.told())
+		require.NoError(t, err)
+		producer.Prepare(Topic{Name: topic, MaxBytes: 1_000_000})
+		stop := make(chan struct{})
+		produced := make(chan int, 1)
+		go func() {
+			n := 0
+			for ; ; n++ {
+				select {
+				case <-stop:
+					produced <- n
+					return
+				default:
+				}
+				size := 3000 // of random bytes, which compress to no less
+				if n%50 > 0 {
+					size = 10
+				}
+				value := make([]byte, size)
+				_, _ = rand.Read(value)
+				producer.Produce(Record{Topic: topic, Key: strconv.AppendInt(nil, int64(n), 10), Value: value})
+			}
+		}()
+		require.NoError(t, o.wait(200))
+		require.NoError(t, client.AlterTopic(ctx, topic, map[string]string{"max.message.bytes": "2000"}))
+		err = o.wait(1 << 40)
+		close(stop)
+		<-produced
+		producer.Abort()
+		require.True(t, TooLarge(err), err)
+
+		next := 0
+		_, err = client.Read(ctx, topic, before, func(_ int64, r Record) error {
+			require.Equal(t, strconv.Itoa(next), string(r.Key), "try %d", try)
+			next++
+			return nil
+		})
+		require.NoError(t, err)
+		require.Greater(t, next, 200)
+	}
 }

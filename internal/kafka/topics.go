@@ -3,8 +3,8 @@ package kafka
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -18,6 +18,7 @@ type TopicSpec struct {
 	Partitions  int    // default 1
 	Replication int    // default 1
 	Cleanup     string // cleanup.policy; default "compact"
+	Retention   string // retention.ms; default the brokers'
 }
 
 func (s TopicSpec) withDefaults() TopicSpec {
@@ -51,7 +52,10 @@ func (c *Client) ensureTopic(ctx context.Context, spec TopicSpec) (created bool,
 	if err != nil || there {
 		return false, Classify("look up topic "+spec.Name, err)
 	}
-	configs := map[string]*string{"cleanup.policy": &spec.Cleanup}
+	configs := map[string]*string{SettingCleanup: &spec.Cleanup}
+	if spec.Retention != "" {
+		configs[SettingRetention] = &spec.Retention
+	}
 	response, err := c.admin.CreateTopic(ctx, int32(spec.Partitions), int16(spec.Replication), configs, spec.Name)
 	if err == nil {
 		err = response.Err
@@ -108,21 +112,39 @@ func (c *Client) topicReady(ctx context.Context, name string) (bool, error) {
 	return len(topic.Partitions) > 0, nil
 }
 
-// MaxMessageBytes returns the topic's limit on the size of a batch.
-func (c *Client) MaxMessageBytes(ctx context.Context, topic string) (int, error) {
-	action := "read the settings of topic " + topic
-	configs, err := c.admin.DescribeTopicConfigs(ctx, topic)
-	if err != nil {
-		return 0, Classify(action, err)
+// Topic describes a topic to its producer.
+func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
+	action := "look up topic " + name
+	topics, err := c.admin.ListTopics(ctx, name)
+	if err == nil {
+		err = topics[name].Err
 	}
-	config, err := configs.On(topic, func(r *kadm.ResourceConfig) error { return r.Err })
 	if err != nil {
-		return 0, Classify(action, err)
+		return Topic{}, Classify(action, err)
 	}
-	for _, c := range config.Configs {
-		if c.Key == "max.message.bytes" && c.Value != nil {
-			return strconv.Atoi(*c.Value)
+	topic := Topic{Name: name, Partitions: len(topics[name].Partitions)}
+	action = "read the settings of topic " + name
+	configs, err := c.admin.DescribeTopicConfigs(ctx, name)
+	if err != nil {
+		return Topic{}, Classify(action, err)
+	}
+	config, err := configs.On(name, func(r *kadm.ResourceConfig) error { return r.Err })
+	if err != nil {
+		return Topic{}, Classify(action, err)
+	}
+	for _, setting := range config.Configs {
+		switch {
+		case setting.Value == nil:
+		case setting.Key == "max.message.bytes":
+			if topic.MaxBytes, err = strconv.Atoi(*setting.Value); err != nil {
+				return Topic{}, Classify(action, err)
+			}
+		case setting.Key == SettingCleanup:
+			topic.Compacted = strings.Contains(*setting.Value, "compact")
 		}
 	}
-	return 0, Classify(action, fmt.Errorf("no max.message.bytes in the answer"))
+	if topic.MaxBytes == 0 || topic.Partitions == 0 {
+		return Topic{}, Classify(action, errors.New("it has no max.message.bytes or no partitions"))
+	}
+	return topic, nil
 }

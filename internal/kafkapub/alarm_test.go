@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,86 +43,6 @@ func (w *world) requireAlarm(r *running, words ...string) {
 	require.Contains(w.t, err.Error(), words[0])
 }
 
-func TestTruncateStopsTheStreamAndStaysAlarmed(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.exec("CREATE TABLE products (id int PRIMARY KEY)")
-	r := w.start()
-	w.exec("INSERT INTO products VALUES (1)")
-	w.settle(r.positions)
-	w.exec("TRUNCATE products")
-	w.exec("INSERT INTO products VALUES (2)")
-	w.requireAlarm(r, "TRUNCATE", "public.products")
-	alarms := r.Stats().Alarms.Load()
-	stacktest.Eventually(t, 10*time.Second, func() error {
-		if r.Stats().Alarms.Load() <= alarms {
-			return errors.New("it was not tried again")
-		}
-		return nil
-	})
-	require.True(t, r.Stats().Alarmed.Load())
-	require.Len(t, w.events(w.topic("products")), 1, "nothing after the TRUNCATE is published")
-}
-
-func TestAnotherKeyStopsTheStream(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.exec("CREATE TABLE products (id int PRIMARY KEY, code text NOT NULL UNIQUE)")
-	r := w.start()
-	w.exec("INSERT INTO products VALUES (1, 'a')")
-	w.settle(r.positions)
-	w.exec("ALTER TABLE products DROP CONSTRAINT products_pkey, ADD PRIMARY KEY (code)")
-	w.exec("INSERT INTO products VALUES (2, 'b')")
-	w.requireAlarm(r, "key columns", "public.products", "(id)", "(code)")
-	r.stop()
-	r = w.start() // another process, which has not seen the old key
-	w.held(3)
-	w.requireAlarm(r, "key columns", "public.products", "(id)", "(code)")
-	require.Len(t, w.events(w.topic("products")), 1)
-
-	w.deleteTopic("products")
-	w.settle(r.positions)
-	require.Equal(t, `{"code":"b"}`, w.events(w.topic("products"))[0].Key)
-}
-
-func TestARefusedRecordStopsTheStreamUntilItIsMended(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.exec("CREATE TABLE products (id int PRIMARY KEY, note text)")
-	r := w.start()
-	w.exec("INSERT INTO products VALUES (1, 'small')")
-	w.settle(r.positions)
-	w.exec("INSERT INTO products VALUES (2, $1)", strings.Repeat("large", 300_000))
-	w.exec("INSERT INTO products VALUES (3, 'small')")
-	w.requireAlarm(r, "public.products", w.topic("products"), "max.message.bytes")
-	require.Len(t, w.events(w.topic("products")), 1, "what follows is not written ahead of it")
-
-	w.setTopic("products", "max.message.bytes", "4000000")
-	w.settle(r.positions)
-	events := w.events(w.topic("products"))
-	require.Len(t, events, 3)
-	require.Equal(t, []string{`{"id":1}`, `{"id":2}`, `{"id":3}`}, []string{events[0].Key, events[1].Key, events[2].Key})
-	stacktest.Eventually(t, 5*time.Second, func() error {
-		infos, err := stream.Status(context.Background(), w.pool(), w.stack.Prefix)
-		if err != nil || infos[0].Error != "" {
-			return fmt.Errorf("%w: %+v", errors.Join(err, errors.New("still alarmed")), infos)
-		}
-		return nil
-	})
-	require.False(t, r.Stats().Alarmed.Load())
-}
-
-func TestAKeylessTableNeedsATopicWithDeletePolicy(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.exec("CREATE TABLE keyless (n int)")
-	_, err := w.kafka.EnsureTopics(context.Background(), []kafka.TopicSpec{{Name: w.topic("keyless"), Cleanup: "compact"}})
-	require.NoError(t, err)
-	r := w.start()
-	w.exec("INSERT INTO keyless VALUES (1)")
-	w.requireAlarm(r, "public.keyless", w.topic("keyless"))
-}
-
 func TestAMissingSlotIsReported(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -146,22 +65,23 @@ func TestNobodyHoldsTheStream(t *testing.T) {
 
 // slowCluster holds acknowledgements back.
 type slowCluster struct {
-	kafkapub.Producer
 	mu   sync.Mutex
 	held []func()
 	hold bool
 }
 
-func (s *slowCluster) Produce(ctx context.Context, r kafka.Record, done func(error)) error {
-	return s.Producer.Produce(ctx, r, func(err error) {
+func (s *slowCluster) slow(outcome kafka.Outcome) kafka.Outcome {
+	told := outcome.Acknowledged
+	outcome.Acknowledged = func(n int) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.hold {
-			s.held = append(s.held, func() { done(err) })
+			s.held = append(s.held, func() { told(n) })
 			return
 		}
-		done(err)
-	})
+		told(n)
+	}
+	return outcome
 }
 
 func (s *slowCluster) set(hold bool) {
@@ -184,11 +104,7 @@ func TestAClusterThatIsAwayOnlyDelays(t *testing.T) {
 	slow := &slowCluster{}
 	publisher := kafkapub.New(kafkapub.Config{
 		Prefix: w.stack.Prefix, DatabaseName: w.stack.Database, Database: w.pool(), Topics: w.kafka,
-		NewProducer: func() (kafkapub.Producer, error) {
-			producer, err := w.kafka.NewProducer()
-			slow.Producer = producer
-			return slow, err
-		},
+		NewProducer: func(outcome kafka.Outcome) (kafkapub.Producer, error) { return w.kafka.NewProducer(slow.slow(outcome)) },
 	})
 	r := w.start(func(c *stream.Config, _ *kafkapub.Config) { c.Handler, c.MaxInFlightBytes = publisher, 1<<20 })
 	w.exec("INSERT INTO products VALUES (0, '')")

@@ -106,7 +106,7 @@ func TestKeysOfOtherShapes(t *testing.T) {
 	w.exec(`INSERT INTO "Ünï.cödé" VALUES (1)`)
 	w.settle(r.positions)
 
-	require.Equal(t, `{"b":"x","a":1,"odd \" name":"y"}`, w.events(w.topic("composite"))[0].Key)
+	require.Equal(t, `{"a":1,"b":"x","odd \" name":"y"}`, w.events(w.topic("composite"))[0].Key)
 	indexed := w.events(w.topic("indexed"))
 	require.Equal(t, `{"code":"c"}`, indexed[0].Key)
 	require.Contains(t, indexed[1].Value, `"before":{"code":"c"}`)
@@ -125,10 +125,10 @@ func TestTopicsAreMadeAsTheCatalogSays(t *testing.T) {
 	w := newWorld(t)
 	w.exec("CREATE TABLE products (id int PRIMARY KEY)")
 	w.exec("CREATE TABLE other (id int PRIMARY KEY)")
-	settings := kafkapub.CatalogSettings(&saga.Catalog{Entities: map[string]*saga.Entity{
+	catalog := &saga.Catalog{Entities: map[string]*saga.Entity{
 		"products": {Table: saga.Table{Schema: "public", Name: "products"}, Kafka: &saga.KafkaSink{Partitions: 4}},
-	}})
-	r := w.start(func(_ *stream.Config, c *kafkapub.Config) { c.Settings = settings })
+	}}
+	r := w.start(func(_ *stream.Config, c *kafkapub.Config) { c.Catalog = catalog })
 	w.exec("INSERT INTO products SELECT generate_series(1, 100)")
 	w.exec("INSERT INTO other VALUES (1)")
 	w.settle(r.positions)

@@ -109,8 +109,8 @@ func (w *world) count(ctx context.Context, seed uint64) {
 		from := 1 + random.IntN(counterKeys)
 		to := min(from+random.IntN(4), counterKeys)
 		_, _ = w.pool().Exec(context.Background(), `
-			UPDATE counters SET n = n + 1, padding = repeat('x', $3) WHERE id IN
-			(SELECT id FROM counters WHERE id BETWEEN $1 AND $2 ORDER BY id FOR UPDATE)`, from, to, random.IntN(2000))
+			UPDATE counters SET n = n + 1, padding = (SELECT string_agg(md5(random()::text || g), '') FROM generate_series(1, $3::int) g) WHERE id IN
+			(SELECT id FROM counters WHERE id BETWEEN $1 AND $2 ORDER BY id FOR UPDATE)`, from, to, random.IntN(60))
 	}
 }
 
@@ -128,8 +128,9 @@ func (w *world) requireCounted() (repeated int) {
 			continue
 		}
 		seen[id] = true
-		after := e.decode(w.t)["after"].(map[string]any)
-		require.Equal(w.t, fmt.Sprint(next[e.Key]), fmt.Sprint(after["n"]), "%s, event %s", e.Key, id)
+		if after := e.decode(w.t)["after"].(map[string]any); e.Headers[saga.HeaderClaimCheck] == "" {
+			require.Equal(w.t, fmt.Sprint(next[e.Key]), fmt.Sprint(after["n"]), "%s, event %s", e.Key, id)
+		}
 		next[e.Key]++
 	}
 	rows, err := w.pool().Query(context.Background(), "SELECT id, n FROM counters")

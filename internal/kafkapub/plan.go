@@ -1,9 +1,7 @@
 package kafkapub
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,10 +17,10 @@ import (
 // plan is how a relation's changes become records.
 type plan struct {
 	relation *stream.Relation
-	topic    string
+	target   *target
 	columns  []planColumn
-	key      []int  // indexes of the key columns; empty for a table without a key
-	source   []byte // what of source is the same for all changes of the table
+	key      []int // indexes of the key columns in the key's order; empty for a table without a key
+	source   tableSource
 }
 
 type planColumn struct {
@@ -31,14 +29,27 @@ type planColumn struct {
 	modifier int32
 }
 
-// newPlan looks the relation's types up, decides its key and makes sure that its
-// topic exists.
-func (s *session) newPlan(ctx context.Context, relation *stream.Relation) (*plan, error) {
-	topic, err := s.config.Prefix.Topic(relation.Table)
-	if err != nil {
-		return nil, refused("table %s: %s", relation.Table, err)
+// plan returns how a relation's changes are published; a relation that was
+// described anew has another pointer. index is that of the change that asks.
+func (s *session) plan(ctx context.Context, tx *stream.Transaction, relation *stream.Relation, index int) (*plan, error) {
+	if p := s.plans[relation.ID]; p != nil && p.relation == relation {
+		return p, nil
 	}
-	p := &plan{relation: relation, topic: topic, source: s.sourceOf(relation.Table)}
+	p, err := s.newPlan(ctx, relation)
+	if err != nil {
+		return nil, about(relation.Table, err)
+	}
+	if err := s.checkKey(ctx, tx, p, index); err != nil {
+		return nil, about(relation.Table, err)
+	}
+	s.plans[relation.ID] = p
+	return p, nil
+}
+
+// newPlan looks the relation's types up, decides its key and makes sure that its
+// topic can be written to.
+func (s *session) newPlan(ctx context.Context, relation *stream.Relation) (*plan, error) {
+	p := &plan{relation: relation, source: s.sourceOf(relation.Table.Schema, relation.Table.Name)}
 	for _, c := range relation.Columns {
 		info, err := s.types.Lookup(ctx, c.TypeOID)
 		if err != nil {
@@ -48,154 +59,147 @@ func (s *session) newPlan(ctx context.Context, relation *stream.Relation) (*plan
 			name: append(appendString(nil, []byte(c.Name)), ':'), info: info, modifier: c.TypeModifier,
 		})
 	}
-	if p.key, err = s.keyOf(ctx, relation); err != nil {
+	topic, nameErr := s.config.Prefix.Topic(relation.Table)
+	var err error
+	if p.key, err = s.keyOf(ctx, relation, s.keys[topic]); err != nil {
 		return nil, err
 	}
-	if err := s.ensureTopic(ctx, p); err != nil {
-		return nil, err
+	p.target = s.target(topic, relation.Table)
+	p.target.key = keyNames(p)
+	p.target.spec = s.config.topicSpec(topic, relation.Table, len(p.key) > 0)
+	if nameErr != nil && !p.target.diverted {
+		return p, s.divert(ctx, p.target, refused("%s", nameErr))
 	}
-	return p, s.checkKey(ctx, p)
+	return p, s.admit(ctx, p.target)
 }
 
-// checkKey refuses another set of key columns than the table's records had
-// before: new keys would go to other partitions, and the old ones' records would
-// stay in a compacted topic for ever. The first time in a session, what is in
-// the topic says what they were: so a successor of the holder that stopped, or a
-// process that was started anew, stops as well.
-func (s *session) checkKey(ctx context.Context, p *plan) error {
-	table, now := p.relation.Table, keyNames(p.relation, p.key)
-	before, known := s.keys[table]
-	if !known {
-		err := s.persist(ctx, func(ctx context.Context) error {
-			key, found, err := s.config.Topics.LastKey(ctx, p.topic)
-			before = now
-			if found {
-				before = namesInKey(key)
+// target returns what the session knows of a topic. It outlives plans.
+func (s *session) target(topic string, table saga.Table) *target {
+	t := s.targets[topic]
+	if t == nil {
+		t = &target{spec: kafka.TopicSpec{Name: topic}}
+		s.targets[topic] = t
+	}
+	t.table = table
+	return t
+}
+
+// column returns the index of a column, -1 when there is none of that name.
+func (p *plan) column(name string) int {
+	return slices.IndexFunc(p.relation.Columns, func(c stream.Column) bool { return c.Name == name })
+}
+
+// checkKey compares the key with that of the records that the topic has. With
+// another set of columns the old keys' records would stay for ever, and a row's
+// would be in two places. So the topic is begun anew: the rows are to be read again
+// (Rekeyed), an event as of a TRUNCATE says that what was there is void, and only
+// when both are safe the new key is written down. Whoever crashes in between does
+// it again, with the same event-ids.
+func (s *session) checkKey(ctx context.Context, tx *stream.Transaction, p *plan, index int) error {
+	topic, now := p.target.spec.Name, p.target.key
+	before, known := s.keys[topic]
+	if known && slices.Equal(before, now) {
+		return nil
+	}
+	if known {
+		s.log.Warn("the key of a table changed: its topic is begun anew, and what was not written since has to be backfilled",
+			"table", p.relation.Table.String(), "topic", topic, "before", strings.Join(before, ", "), "now", strings.Join(now, ", "))
+		if s.config.Rekeyed != nil {
+			if err := s.config.Rekeyed(ctx, p.relation.Table); err != nil {
+				return err
 			}
-			return about(p, "", err)
-		})
-		if err != nil {
+		}
+		if err := s.publishTruncate(ctx, tx, p, index, fmt.Appendf(nil, "%d.0", parts*index)); err != nil {
+			return err
+		}
+		if err := s.settle(ctx); err != nil {
 			return err
 		}
 	}
-	if before != now {
-		return refused("table %s: its key columns changed from (%s) to (%s), for which the records of its topic %s cannot be carried on: "+
-			"restore the key, or remove the topic and backfill the table", table, before, now, p.topic)
+	if err := s.register.setKey(ctx, topic, p.relation.Table, now); err != nil {
+		return err
 	}
-	s.keys[table] = now
+	s.keys[topic] = now
 	return nil
 }
 
-// namesInKey names the columns of a record's key, as keyNames does.
-func namesInKey(key []byte) string {
-	if key == nil {
-		return noKey
-	}
-	var names []string
-	decoder := json.NewDecoder(bytes.NewReader(key))
-	if _, err := decoder.Token(); err != nil {
-		return "not of this program"
-	}
-	for decoder.More() {
-		name, err := decoder.Token()
-		var value json.RawMessage
-		if err != nil || decoder.Decode(&value) != nil {
-			return "not of this program"
-		}
-		names = append(names, fmt.Sprint(name))
-	}
-	return strings.Join(names, ", ")
-}
-
-const noKey = "none"
-
 // keyOf returns the columns that identify a row: those of the replica identity,
 // which is the primary key unless the table says otherwise. Where the identity
-// is the whole row, or nothing, they are those of the primary key as it is now.
-func (s *session) keyOf(ctx context.Context, relation *stream.Relation) ([]int, error) {
-	var key []int
-	if relation.Identity != 'f' && relation.Identity != 'n' {
-		for i, c := range relation.Columns {
-			if c.Identity {
-				key = append(key, i)
-			}
+// is the whole row, or nothing, they are those of the primary key as it is now. The
+// same columns stay in the order of the records that are there; at first they are in
+// the index's, as from Debezium.
+func (s *session) keyOf(ctx context.Context, relation *stream.Relation, before []string) ([]int, error) {
+	var key []string
+	for _, c := range relation.Columns {
+		if c.Identity {
+			key = append(key, c.Name)
 		}
-		return key, nil
 	}
-	names, err := s.primaryKey(ctx, relation)
+	whole := relation.Identity == 'f' || relation.Identity == 'n'
+	if !whole && sameNames(key, before) {
+		return indexes(relation, before), nil
+	}
+	indexed, err := s.indexed(ctx, relation)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		i := slices.IndexFunc(relation.Columns, func(c stream.Column) bool { return c.Name == name })
-		if i < 0 { // the key is newer than the change, or is not published
-			return nil, nil
+	if whole {
+		key = nil
+		if len(indexed) > 0 {
+			key = indexed[0] // the primary key
 		}
-		key = append(key, i)
+		if sameNames(key, before) {
+			key = before
+		}
+		return indexes(relation, key), nil
 	}
-	slices.Sort(key)
-	return key, nil
+	for _, order := range indexed {
+		if sameNames(order, key) {
+			key = order
+		}
+	}
+	return indexes(relation, key), nil
 }
 
-func (s *session) primaryKey(ctx context.Context, relation *stream.Relation) ([]string, error) {
+// indexed returns the columns of the primary key, in its order, and of the index
+// that is the replica identity.
+func (s *session) indexed(ctx context.Context, relation *stream.Relation) ([][]string, error) {
 	rows, err := s.config.Database.Query(ctx, `
-		SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-		WHERE i.indrelid = $1 AND i.indisprimary`, relation.ID)
+		SELECT array_agg(a.attname::text ORDER BY k.n)
+		FROM pg_index i, unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(attnum, n), pg_attribute a
+		WHERE i.indrelid = $1 AND (i.indisprimary OR $2 AND i.indisreplident) AND a.attrelid = i.indrelid AND a.attnum = k.attnum
+		GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indisprimary DESC`, relation.ID, relation.Identity == 'i')
 	if err == nil {
-		var names []string
-		if names, err = pgx.CollectRows(rows, pgx.RowTo[string]); err == nil {
+		var names [][]string
+		if names, err = pgx.CollectRows(rows, pgx.RowTo[[]string]); err == nil {
 			return names, nil
 		}
 	}
-	return nil, &saga.Error{
-		Class: saga.Unavailable, System: "postgres", Code: saga.CodeUnavailable, Err: err,
-		Message: fmt.Sprintf("look up the primary key of %s: the database does not answer", relation.Table),
-	}
+	return nil, registerError("look up the key of "+relation.Table.String(), err)
 }
 
-// ensureTopic creates the topic if it is missing and learns its limits. While
-// the cluster is away it waits: what comes later has to wait as well.
-func (s *session) ensureTopic(ctx context.Context, p *plan) error {
-	spec := s.topicSpec(p)
-	return s.persist(ctx, func(ctx context.Context) error {
-		created, err := s.config.Topics.EnsureTopics(ctx, []kafka.TopicSpec{spec})
-		if err == nil {
-			err = s.producer.Prepare(ctx, spec.Name)
+// indexes returns where columns are; nil where the relation does not have them: the
+// key is newer than the change, or is not published.
+func indexes(relation *stream.Relation, names []string) []int {
+	var key []int
+	for _, name := range names {
+		i := slices.IndexFunc(relation.Columns, func(c stream.Column) bool { return c.Name == name })
+		if i < 0 {
+			return nil
 		}
-		if err != nil {
-			return about(p, "", err)
-		}
-		if len(created) > 0 {
-			s.log.Info("created a topic", "topic", spec.Name, "table", p.relation.Table.String(), "cleanup", spec.Cleanup)
-		}
-		return nil
-	})
+		key = append(key, i)
+	}
+	return key
 }
 
-func (s *session) topicSpec(p *plan) kafka.TopicSpec {
-	spec := kafka.TopicSpec{Name: p.topic}
-	if s.config.Settings != nil {
-		settings := s.config.Settings(p.relation.Table)
-		spec.Partitions, spec.Replication, spec.Cleanup = settings.Partitions, settings.Replication, settings.Cleanup
-	}
-	if len(p.key) == 0 {
-		spec.Cleanup = "delete"
-	}
-	return spec
+func sameNames(a, b []string) bool {
+	return len(a) == len(b) && slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
-// keyNames names the key columns, for comparison and for messages.
-func keyNames(relation *stream.Relation, key []int) string {
-	if len(key) == 0 {
-		return noKey
+func keyNames(p *plan) []string {
+	names := make([]string, len(p.key))
+	for i, k := range p.key {
+		names[i] = p.relation.Columns[k].Name
 	}
-	names := make([]string, len(key))
-	for i, k := range key {
-		names[i] = relation.Columns[k].Name
-	}
-	return strings.Join(names, ", ")
-}
-
-func refused(format string, args ...any) *saga.Error {
-	return &saga.Error{Class: saga.Rejected, System: "kafka", Code: saga.CodeRejected, Message: fmt.Sprintf(format, args...)}
+	return names
 }

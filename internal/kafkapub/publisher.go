@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/capsaga/capsaga/internal/kafka"
@@ -15,20 +14,23 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// Topics creates what is missing of topics, and looks at what is in them.
+// Topics is the cluster for all but producing.
 type Topics interface {
+	// EnsureTopics creates what is missing of topics.
 	EnsureTopics(ctx context.Context, specs []kafka.TopicSpec) (created []string, err error)
-	// LastKey returns the key of a newest record; found is false for an empty
-	// topic.
-	LastKey(ctx context.Context, topic string) (key []byte, found bool, err error)
+	Topic(ctx context.Context, name string) (kafka.Topic, error)
+	// EndOffset and Read are for the parked topic, which has one partition.
+	EndOffset(ctx context.Context, topic string) (int64, error)
+	// Read hands over the records from an offset up to the topic's present end, which
+	// it returns.
+	Read(ctx context.Context, topic string, from int64, take func(offset int64, r kafka.Record) error) (end int64, err error)
 }
 
-// Producer writes the records of one holder of the stream.
+// Producer writes the records of one holder of the stream; kafka.Producer is one.
 type Producer interface {
 	// Prepare is called before the first record to a topic.
-	Prepare(ctx context.Context, topic string) error
-	// Produce calls done once, or returns an error and does not.
-	Produce(ctx context.Context, r kafka.Record, done func(error)) error
+	Prepare(topic kafka.Topic)
+	Produce(r kafka.Record)
 	// LastError says what keeps records from being acknowledged.
 	LastError() error
 	// Abort drops what is buffered and closes the producer.
@@ -40,27 +42,59 @@ type Config struct {
 	Prefix saga.Prefix
 	// DatabaseName is source.db of the records.
 	DatabaseName string
-	// Database is a pool of normal connections, to look types and keys up.
+	// Database is a pool of normal connections, to look types and keys up, and for
+	// what is known of the topics (capsaga.topic).
 	Database postgres.Querier
 	Topics   Topics
 	// NewProducer makes the producer of one holder.
-	NewProducer func() (Producer, error)
-	// Settings gives a table's topic settings; nil, and zero fields, mean the
-	// defaults. A table without a key always gets a topic with delete policy.
-	Settings func(saga.Table) saga.KafkaSink
-	Logger   *slog.Logger // default slog.Default()
+	NewProducer func(kafka.Outcome) (Producer, error)
+	// Catalog gives the settings of the entities' topics; nil, and what it does not
+	// say, mean the defaults. A table without a key always gets a topic with delete
+	// policy.
+	Catalog *saga.Catalog
+	// Rekeyed is told of a table whose rows are to be backfilled, as its key is
+	// another one. When it returns, that has to be sure to happen; it may be told
+	// more than once. May be nil: then the log alone says it.
+	Rekeyed func(ctx context.Context, table saga.Table) error
+	Logger  *slog.Logger // default slog.Default()
+}
+
+// entity returns the entity of a table; nil where it is none.
+func (c *Config) entity(table saga.Table) *saga.Entity {
+	if c.Catalog == nil {
+		return nil
+	}
+	for _, e := range c.Catalog.Entities {
+		if e.Table == table {
+			return e
+		}
+	}
+	return nil
+}
+
+// topicSpec is how a table's topic is created.
+func (c *Config) topicSpec(topic string, table saga.Table, keyed bool) kafka.TopicSpec {
+	spec := kafka.TopicSpec{Name: topic}
+	if e := c.entity(table); e != nil && e.Kafka != nil {
+		spec.Partitions, spec.Replication, spec.Cleanup = e.Kafka.Partitions, e.Kafka.Replication, e.Kafka.Cleanup
+	}
+	if !keyed {
+		spec.Cleanup = cleanupDelete
+	}
+	return spec
 }
 
 // Publisher publishes a stream to Kafka. It is a stream.Handler.
 type Publisher struct {
 	config Config
 	types  *pgtext.Types
+	memory memory
 }
 
 // Open returns a publisher to a cluster.
 func Open(client *kafka.Client, config Config) *Publisher {
 	config.Topics = client
-	config.NewProducer = func() (Producer, error) { return client.NewProducer() }
+	config.NewProducer = func(outcome kafka.Outcome) (Producer, error) { return client.NewProducer(outcome) }
 	return New(config)
 }
 
@@ -72,28 +106,44 @@ func New(config Config) *Publisher {
 	return &Publisher{config: config, types: pgtext.NewTypes(config.Database)}
 }
 
-// CatalogSettings returns the topic settings of the catalog's entities, for
-// Config.Settings.
-func CatalogSettings(catalog *saga.Catalog) func(saga.Table) saga.KafkaSink {
-	settings := map[saga.Table]saga.KafkaSink{}
-	for _, entity := range catalog.Entities {
-		if entity.Kafka != nil {
-			settings[entity.Table] = *entity.Kafka
-		}
-	}
-	return func(table saga.Table) saga.KafkaSink { return settings[table] }
-}
-
 // Start begins a session with a producer of its own.
-func (p *Publisher) Start(_ context.Context, lease stream.Lease) (stream.Session, error) {
-	producer, err := p.config.NewProducer()
+func (p *Publisher) Start(ctx context.Context, lease stream.Lease) (stream.Session, error) {
+	s := &session{
+		config: p.config, types: p.types, log: p.config.Logger, memory: &p.memory,
+		register: &register{db: p.config.Database, slot: lease.Slot, generation: lease.Generation},
+		plans:    map[uint32]*plan{}, targets: map[string]*target{}, keys: map[string][]string{},
+		parked:     &target{spec: kafka.TopicSpec{Name: p.config.Prefix.ParkedTopic(), Cleanup: cleanupDelete, Retention: "-1"}},
+		generation: fmt.Append(nil, lease.Generation),
+	}
+	if c := p.config.Catalog; c != nil && c.TransactionMetadata {
+		s.meta = &transactions{target: transactionTarget(p.config.Prefix), counts: map[*target]int64{}}
+		s.targets[s.meta.target.spec.Name] = s.meta.target
+	}
+	entries, err := s.register.entries(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &session{
-		config: p.config, types: p.types, producer: producer, log: p.config.Logger,
-		plans: map[uint32]*plan{}, keys: map[saga.Table]string{}, generation: fmt.Append(nil, lease.Generation),
-	}, nil
+	diverted := s.recall(entries)
+	if s.producer, err = p.config.NewProducer(kafka.Outcome{Acknowledged: s.acknowledged, Failed: s.failed}); err != nil {
+		return nil, err
+	}
+	if diverted {
+		s.startDrainer()
+		s.drainer.leave()
+	}
+	return s, nil
+}
+
+// recall takes over what earlier holders knew of the topics.
+func (s *session) recall(entries []entry) (diverted bool) {
+	for _, e := range entries {
+		if e.Diverted {
+			s.target(e.Topic, saga.Table{}).diverted = true
+			diverted = true
+		}
+		s.keys[e.Topic] = e.Key
+	}
+	return diverted
 }
 
 const (
@@ -122,25 +172,35 @@ func (s *session) persist(ctx context.Context, action func(context.Context) erro
 	}
 }
 
-// about names the table, and where there is one the event, in an error that
-// names only the topic.
-func about(p *plan, event string, err error) error {
+// about names the table in an error that names only the topic.
+func about(table saga.Table, err error) error {
+	return prefixed(err, "table "+table.String())
+}
+
+// inEvent names the event.
+func inEvent(id string, err error) error { return prefixed(err, "event "+id) }
+
+func prefixed(err error, what string) error {
 	var known *saga.Error
 	if !errors.As(err, &known) {
 		return err
 	}
 	named := *known
-	named.Message = fmt.Sprintf("table %s: %s", p.relation.Table, known.Message)
-	if event != "" {
-		named.Message = fmt.Sprintf("table %s, event %s: %s", p.relation.Table, event, known.Message)
-	}
+	named.Message = what + ": " + known.Message
 	return &named
 }
 
-func tableNames(relations []*stream.Relation) string {
-	names := make([]string, len(relations))
-	for i, r := range relations {
-		names[i] = r.Table.String()
-	}
-	return strings.Join(names, ", ")
+// refusal is a refusal that the session foresees.
+type refusal struct{ text string }
+
+func (r *refusal) Error() string { return r.text }
+
+func refused(format string, args ...any) *saga.Error {
+	text := fmt.Sprintf(format, args...)
+	return &saga.Error{Class: saga.Rejected, System: string(saga.Kafka), Code: saga.CodeRejected, Message: text, Err: &refusal{text}}
+}
+
+func isRefusal(err error) bool {
+	var r *refusal
+	return errors.As(err, &r)
 }

@@ -3,8 +3,10 @@ package kafkapub
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,29 +22,43 @@ type session struct {
 	types    *pgtext.Types
 	producer Producer
 	log      *slog.Logger
+	memory   *memory
+	register *register
 
-	plans map[uint32]*plan
-	// keys names the key columns of the tables that this session has published.
-	keys       map[saga.Table]string
+	plans   map[uint32]*plan
+	targets map[string]*target // by topic
+	parked  *target
+	// keys names the key columns of the topics' records, as the register has them.
+	keys       map[string][]string
 	generation []byte
 	trouble    atomic.Pointer[error]
+	flight     flight
+	arena      arena
+	// drainer brings parked records back; nil while no topic is diverted.
+	drainer *drainer
+	meta    *transactions // nil without transaction metadata
 
 	// Of the transaction that is being published.
 	version []byte
+	eventID []byte         // all of an event's id but its index
 	common  []kafka.Header // version, generation, and the saga's
 	sagaOf  *saga.BeginMessage
-	source  []byte // what of source is the same for all changes of it
+	source  sourceParts
 	now     []byte // ts_ms, ts_us and ts_ns, as they end the envelope
 	keyBuf  []byte
+	oldBuf  []byte
 	rowBuf  []byte
+	idBuf   []byte
 }
 
 // Begin starts a transaction.
 func (s *session) Begin(_ context.Context, tx *stream.Transaction) error {
 	s.version = strconv.AppendInt(nil, int64(tx.Version), 10)
-	s.source = appendSourceTransaction(s.source[:0], tx)
+	s.eventID = append(s.eventID[:0], strings.TrimSuffix(saga.EventID(tx.Epoch, tx.CommitLSN, 0), "0")...)
+	s.source.begin(tx)
 	s.now = appendTimes(s.now[:0], time.Now())
 	s.setHeaders(nil)
+	s.meta.begin(tx)
 	return nil
 }
 
@@ -50,12 +66,8 @@ func (s *session) Begin(_ context.Context, tx *stream.Transaction) error {
 func (s *session) Mark(context.Context, *stream.Transaction, *saga.BackfillMessage) error { return nil }
 
 // Commit ends a transaction; its records are out already.
-func (s *session) Commit(context.Context, *stream.Transaction) error { return nil }
-
-// Truncate stops the stream: Kafka has no record that says it.
-func (s *session) Truncate(_ context.Context, _ *stream.Transaction, tables []*stream.Relation, _ int) error {
-	return refused("TRUNCATE of %s cannot be published yet: the stream stands still at it; "+
-		"to go on, drop the slot, run `capsaga catalog apply` and backfill, and use DELETE instead", tableNames(tables))
+func (s *session) Commit(ctx context.Context, tx *stream.Transaction) error {
+	return s.endTransaction(ctx, tx)
 }
 
 // Trouble says what keeps records from being acknowledged.
@@ -67,39 +79,65 @@ func (s *session) Trouble() error {
 }
 
 // Close drops what is buffered.
-func (s *session) Close() { s.producer.Abort() }
+func (s *session) Close() {
+	s.drainer.close()
+	s.producer.Abort()
+}
+
+// enter keeps the session's records from those of the drainer.
+func (s *session) enter(ctx context.Context) error {
+	if s.drainer == nil {
+		return nil
+	}
+	return s.drainer.enter(ctx)
+}
+
+func (s *session) leave() {
+	if s.drainer != nil {
+		s.drainer.leave()
+	}
+}
 
 // Change publishes a row's change: one record, or with a delete two, or with
 // another key three.
 func (s *session) Change(ctx context.Context, tx *stream.Transaction, change *stream.Change) error {
-	p, err := s.plan(ctx, change.Relation)
-	if err != nil {
+	if err := s.enter(ctx); err != nil {
 		return err
 	}
+	defer s.leave()
 	if tx.Saga != s.sagaOf {
 		s.setHeaders(tx.Saga)
 	}
-	fillUnchanged(change)
-	id := eventID(tx, change, partRow)
+	p, err := s.plan(ctx, tx, change.Relation, change.Index)
+	if err != nil {
+		return err
+	}
+	change.FillUnchanged()
+	r := record{index: change.Index, part: partRow, after: change.New}
 	switch change.Op {
 	case stream.Insert:
-		return s.publish(ctx, tx, p, record{change: change, op: 'c', id: id, key: p.appendKey(nil, change.New), after: change.New})
+		r.op = 'c'
+	case stream.Read:
+		r.op = 'r'
 	case stream.Delete:
 		return s.publishDelete(ctx, tx, p, change)
-	}
-	key := p.appendKey(nil, change.New)
-	if change.Old != nil && len(p.key) > 0 && !bytes.Equal(s.oldKey(p, change), key) {
-		if err := s.publishDelete(ctx, tx, p, change); err != nil {
-			return err
+	default:
+		r.op, r.before = 'u', change.Old
+		if !change.OldFull {
+			r.shape = shapeIdentity
 		}
-		return s.publish(ctx, tx, p, record{change: change, op: 'c', id: id, key: key, after: change.New})
 	}
-	return s.publish(ctx, tx, p, record{change: change, op: 'u', id: id, key: key, before: change.Old, after: change.New})
-}
-
-func (s *session) oldKey(p *plan, change *stream.Change) []byte {
-	s.keyBuf = p.appendKey(s.keyBuf[:0], change.Old)
-	return s.keyBuf
+	s.keyBuf = p.appendKey(s.keyBuf[:0], change.New)
+	if r.before != nil && len(p.key) > 0 {
+		if s.oldBuf = p.appendKey(s.oldBuf[:0], change.Old); !bytes.Equal(s.oldBuf, s.keyBuf) {
+			if err := s.publishDelete(ctx, tx, p, change); err != nil {
+				return err
+			}
+			s.keyBuf = p.appendKey(s.keyBuf[:0], change.New)
+			r.op, r.before, r.shape = 'c', nil, shapeWhole
+		}
+	}
+	return s.publish(ctx, tx, p, r)
 }
 
 // The parts of a change, in the order in which they are published. Each may be a
@@ -113,66 +151,147 @@ const (
 	parts
 )
 
-func eventID(tx *stream.Transaction, change *stream.Change, part int) string {
-	return saga.EventID(tx.Epoch, tx.CommitLSN, parts*change.Index+part)
-}
-
 func (s *session) publishDelete(ctx context.Context, tx *stream.Transaction, p *plan, change *stream.Change) error {
-	key := p.appendKey(nil, change.Old)
-	if err := s.publish(ctx, tx, p, record{change: change, op: 'd', id: eventID(tx, change, partDelete), key: key, before: change.Old}); err != nil {
+	s.keyBuf = p.appendKey(s.keyBuf[:0], change.Old)
+	r := record{index: change.Index, part: partDelete, op: 'd', before: change.Old}
+	if !change.OldFull {
+		r.shape = shapeIdentity
+	}
+	if err := s.publish(ctx, tx, p, r); err != nil || len(p.key) == 0 {
 		return err
 	}
-	if len(p.key) == 0 {
+	return s.send(ctx, tx, p.target, s.message(p, nil, r.index, partTombstone))
+}
+
+// publish sends a record whose key is in keyBuf.
+func (s *session) publish(ctx context.Context, tx *stream.Transaction, p *plan, r record) error {
+	if err := s.beginEvent(ctx, tx, p); err != nil {
+		return err
+	}
+	s.rowBuf = s.appendEnvelope(s.rowBuf[:0], p, r)
+	m := s.message(p, s.rowBuf, r.index, r.part)
+	if m.Size() > s.limit(p.target) {
+		if err := s.relearn(ctx, p.target, m.Size()); err != nil {
+			return err
+		}
+		var err error
+		if m, err = s.claim(p, r, m); err != nil {
+			return err
+		}
+	}
+	return s.send(ctx, tx, p.target, m)
+}
+
+// message makes a record of the key in keyBuf.
+func (s *session) message(p *plan, value []byte, index, part int) kafka.Record {
+	s.idBuf = strconv.AppendInt(s.idBuf[:0], int64(parts*index+part), 10)
+	m := kafka.Record{Headers: s.headers(s.idBuf)}
+	if value != nil {
+		m.Value = s.arena.copy(value)
+	}
+	if len(p.key) > 0 {
+		m.Key = s.arena.copy(s.keyBuf)
+		m.Partition = p.target.topic.Partition(m.Key)
+	} else {
+		// All of a transaction go to one partition, and there again when it is
+		// repeated, so that who reads the partition sees the repetition.
+		m.Partition = p.target.topic.Partition(s.version)
+	}
+	return m
+}
+
+// headers returns those of an event with that index in the transaction.
+func (s *session) headers(index []byte) []kafka.Header {
+	s.eventID = append(s.eventID, index...)
+	id := s.arena.copy(s.eventID)
+	s.eventID = s.eventID[:len(s.eventID)-len(index)]
+	return s.arena.withID(s.common, kafka.Header{Key: saga.HeaderEventID, Value: id})
+}
+
+// limit is the greatest size of a record for a target, where it goes to now.
+func (s *session) limit(t *target) int {
+	if t.diverted {
+		return s.parked.topic.MaxBytes - len(saga.HeaderParkedTopic) - len(t.spec.Name) - parkedOverhead
+	}
+	return t.topic.MaxBytes
+}
+
+// send hands a record to the producer.
+func (s *session) send(ctx context.Context, tx *stream.Transaction, t *target, m kafka.Record) error {
+	m.Topic = t.spec.Name
+	if size, limit := m.Size(), s.limit(t); size > limit {
+		if !t.diverted {
+			return s.divertUnsent(ctx, tx, t, m, refused("topic %s takes records of at most %d bytes (max.message.bytes), and even the reference to a row has %d: raise that",
+				t.spec.Name, limit, size))
+		}
+		return refused("event %s for topic %s has %d bytes and cannot be parked: raise max.message.bytes of topic %s",
+			eventOf(m), t.spec.Name, size, s.parked.spec.Name)
+	}
+	if t.diverted {
+		m = s.park(t, m)
+	} else {
+		t.used = true
+	}
+	receipt, err := tx.Reserve(ctx, m.Size())
+	if err != nil {
+		return err
+	}
+	s.flight.add(receipt)
+	s.producer.Produce(m)
+	return nil
+}
+
+// divertUnsent diverts a target for a record that it cannot take.
+func (s *session) divertUnsent(ctx context.Context, tx *stream.Transaction, t *target, m kafka.Record, why error) error {
+	if err := s.divert(ctx, t, why); err != nil {
+		return err
+	}
+	return s.send(ctx, tx, t, m)
+}
+
+// relearn looks whether the limit was raised, before a reference takes a row's
+// place. The producer goes by the limit that it began with, so the session ends.
+func (s *session) relearn(ctx context.Context, t *target, size int) error {
+	if t.diverted || time.Since(t.asked) < relearnAfter {
 		return nil
 	}
-	return s.send(ctx, tx, p, key, nil, eventID(tx, change, partTombstone))
+	t.asked = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	now, err := s.config.Topics.Topic(ctx, t.spec.Name)
+	if err == nil && now.MaxBytes > t.topic.MaxBytes && size <= s.memory.limit(now.Name, now.MaxBytes) {
+		return again(errors.New("max.message.bytes of topic " + t.spec.Name + " was raised"))
+	}
+	return nil
 }
 
-func (s *session) publish(ctx context.Context, tx *stream.Transaction, p *plan, r record) error {
-	s.rowBuf = s.appendEnvelope(s.rowBuf[:0], p, r)
-	return s.send(ctx, tx, p, r.key, bytes.Clone(s.rowBuf), r.id)
+// relearnAfter is how long a limit is believed while records are over it.
+const relearnAfter = 10 * time.Second
+
+// acknowledged and failed are the producer's outcome.
+func (s *session) acknowledged(n int) { s.flight.acknowledge(n) }
+
+func (s *session) failed(m kafka.Record, err error) {
+	if id := eventOf(m); id != "" {
+		err = inEvent(id, err)
+	}
+	if kafka.TopicRefuses(err) && m.Topic != s.parked.spec.Name {
+		s.memory.refused(m.Topic, err)
+		err = again(err)
+	}
+	s.flight.fail(err)
 }
 
-// send hands a record to the producer. The producer's own context never ends: a
-// holder that is told to stop waits for what is in flight, and the producer's
-// Abort ends it otherwise.
-func (s *session) send(ctx context.Context, tx *stream.Transaction, p *plan, key, value []byte, id string) error {
-	headers := make([]kafka.Header, 0, len(s.common)+1)
-	headers = append(append(headers, s.common...), kafka.Header{Key: saga.HeaderEventID, Value: []byte(id)})
-	r := kafka.Record{Topic: p.topic, Key: key, Value: value, Headers: headers}
-	done, err := tx.Track(ctx, r.Size())
-	if err != nil {
-		return err
-	}
-	// A record that is refused at once stays outstanding, as one that fails
-	// later: nothing from here on may be confirmed.
-	return about(p, id, s.producer.Produce(context.WithoutCancel(ctx), r, func(err error) {
-		done(about(p, id, err))
-	}))
-}
-
-// plan returns how a relation's changes are published; a relation that was
-// described anew has another pointer.
-func (s *session) plan(ctx context.Context, relation *stream.Relation) (*plan, error) {
-	if p := s.plans[relation.ID]; p != nil && p.relation == relation {
-		return p, nil
-	}
-	p, err := s.newPlan(ctx, relation)
-	if err != nil {
-		return nil, err
-	}
-	s.plans[relation.ID] = p
-	return p, nil
-}
+func eventOf(m kafka.Record) string { return string(headerOf(m, saga.HeaderEventID)) }
 
 // setHeaders sets the headers that all records of a transaction share from here
 // on.
 func (s *session) setHeaders(begin *saga.BeginMessage) {
 	s.sagaOf = begin
-	s.common = []kafka.Header{
-		{Key: saga.HeaderVersion, Value: s.version},
-		{Key: saga.HeaderGeneration, Value: s.generation},
-	}
+	s.common = append(s.common[:0],
+		kafka.Header{Key: saga.HeaderVersion, Value: s.version},
+		kafka.Header{Key: saga.HeaderGeneration, Value: s.generation},
+	)
 	if begin == nil {
 		return
 	}
@@ -184,20 +303,6 @@ func (s *session) setHeaders(begin *saga.BeginMessage) {
 	} {
 		if h.value != "" {
 			s.common = append(s.common, kafka.Header{Key: h.key, Value: []byte(h.value)})
-		}
-	}
-}
-
-// fillUnchanged takes large values that an update left as they were from the old
-// row, where the server sent it.
-func fillUnchanged(change *stream.Change) {
-	for i := range change.New {
-		if change.New[i].Kind != stream.Unchanged || i >= len(change.Old) {
-			continue
-		}
-		// Without the whole old row, only key columns have a value in it.
-		if old := change.Old[i]; old.Kind == stream.Text || change.OldFull && old.Kind == stream.Null {
-			change.New[i] = old
 		}
 	}
 }

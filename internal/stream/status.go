@@ -23,6 +23,9 @@ type Info struct {
 	// the time since it stopped.
 	LagSeconds float64 `json:"lag_seconds"`
 	Error      string  `json:"error,omitempty"`
+	// Alarms says what waits for an operator while the stream goes on: each topic whose
+	// records are parked.
+	Alarms []string `json:"alarms,omitempty"`
 }
 
 // statusQuery reads the slots by name, in the order given. inactive_since needs
@@ -61,10 +64,33 @@ func Status(ctx context.Context, db postgres.Querier, prefix saga.Prefix) ([]Inf
 	if err != nil {
 		return nil, classify("read the streams", err)
 	}
+	alarms, err := readAlarms(ctx, db, slots)
+	if err != nil {
+		return nil, classify("read the streams' alarms", err)
+	}
 	for i := range infos {
 		infos[i].Name = names[infos[i].Slot]
+		infos[i].Alarms = alarms[infos[i].Slot]
 	}
 	return infos, nil
+}
+
+// readAlarms returns the alarms by slot.
+func readAlarms(ctx context.Context, db postgres.Querier, slots []string) (map[string][]string, error) {
+	rows, err := db.Query(ctx, `
+		SELECT slot, format('topic %s refuses records and they are parked since %s: %s; once that is mended, bring them back with "capsaga streams drain %1$s"',
+		       topic, to_char(diverted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), coalesce(drain_error, reason))
+		FROM capsaga.topic WHERE slot = ANY ($1) AND diverted_at IS NOT NULL ORDER BY slot, topic`, slots)
+	if err != nil {
+		return nil, err
+	}
+	alarms := map[string][]string{}
+	var slot, alarm string
+	_, err = pgx.ForEachRow(rows, []any{&slot, &alarm}, func() error {
+		alarms[slot] = append(alarms[slot], alarm)
+		return nil
+	})
+	return alarms, err
 }
 
 func scanInfo(row pgx.CollectableRow) (Info, error) {

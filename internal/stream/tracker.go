@@ -57,34 +57,65 @@ func (t *tracker) begin() *pending {
 	return p
 }
 
-func (t *tracker) track(ctx context.Context, p *pending, bytes int) (func(error), error) {
+// reserve counts a record of p as outstanding.
+func (t *tracker) reserve(ctx context.Context, p *pending, bytes int) (Receipt, error) {
 	weight := min(int64(bytes)+recordOverhead, t.limit)
 	if err := t.room.Acquire(ctx, weight); err != nil {
-		return nil, err
+		return Receipt{}, err
 	}
 	t.mu.Lock()
 	p.outstanding++
 	t.inFlight++
 	t.mu.Unlock()
-	return func(err error) { t.acknowledge(p, weight, err) }, nil
+	return Receipt{tracker: t, pending: p, weight: weight}, nil
 }
 
-// acknowledge counts one record of p as done. One that failed stays
-// outstanding, so that its transaction and all after it are never confirmed.
-func (t *tracker) acknowledge(p *pending, weight int64, err error) {
-	t.room.Release(weight)
+// Receipt stands for one record that is not acknowledged yet.
+type Receipt struct {
+	tracker *tracker
+	pending *pending
+	weight  int64
+}
+
+// Fail says that the record failed for good. It stays outstanding, so that its
+// transaction and all after it are never confirmed.
+func (r Receipt) Fail(err error) {
+	t := r.tracker
+	t.room.Release(r.weight)
 	t.mu.Lock()
 	t.inFlight--
+	if t.failed == nil {
+		t.failed = err
+	}
+	t.mu.Unlock()
+	t.signal()
+}
+
+func (r Receipt) done(err error) {
 	if err != nil {
-		if t.failed == nil {
-			t.failed = err
-		}
-		t.mu.Unlock()
-		t.signal()
+		r.Fail(err)
 		return
 	}
-	t.records.Add(1)
-	p.outstanding--
+	Acknowledge(r)
+}
+
+// Acknowledge counts records of one stream as done.
+func Acknowledge(receipts ...Receipt) {
+	if len(receipts) == 0 {
+		return
+	}
+	t := receipts[0].tracker
+	var weight int64
+	for _, r := range receipts {
+		weight += r.weight
+	}
+	t.room.Release(weight)
+	t.records.Add(int64(len(receipts)))
+	t.mu.Lock()
+	t.inFlight -= len(receipts)
+	for _, r := range receipts {
+		r.pending.outstanding--
+	}
 	t.since = time.Now()
 	t.advance()
 }

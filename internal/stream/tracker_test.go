@@ -62,9 +62,9 @@ func TestConfirmedNeverPassesWhatIsOutstanding(t *testing.T) {
 					t.Skip("no transaction")
 				}
 				e := last()
-				done, err := tracker.track(context.Background(), e.p, rapid.IntRange(0, 1000).Draw(t, "bytes"))
+				receipt, err := tracker.reserve(context.Background(), e.p, rapid.IntRange(0, 1000).Draw(t, "bytes"))
 				require.NoError(t, err)
-				e.done = append(e.done, done)
+				e.done = append(e.done, receipt.done)
 			},
 			"commit": func(t *rapid.T) {
 				if !open() {
@@ -109,19 +109,19 @@ func TestTrackWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	tracker := newTracker(1000, nil)
 	p := tracker.begin()
-	first, err := tracker.track(context.Background(), p, 900)
+	first, err := tracker.reserve(context.Background(), p, 900)
 	require.NoError(t, err)
 
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	_, err = tracker.track(ctx, p, 900)
+	_, err = tracker.reserve(ctx, p, 900)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 
 	entered := make(chan error, 1)
 	go func() {
-		_, err := tracker.track(context.Background(), p, 1<<30) // larger than all the room
+		_, err := tracker.reserve(context.Background(), p, 1<<30) // larger than all the room
 		entered <- err
 	}()
-	first(nil)
+	Acknowledge(first)
 	require.NoError(t, <-entered)
 }

@@ -37,11 +37,20 @@ type Transaction struct {
 	tracker *tracker
 }
 
-// Track counts a record as not yet acknowledged and returns what to call, once,
-// when it is, or when it failed for good. It blocks while too many bytes are
-// in flight.
+// Reserve counts a record as not yet acknowledged, until the receipt is
+// acknowledged or fails. It blocks while too many bytes are in flight.
+func (tx *Transaction) Reserve(ctx context.Context, bytes int) (Receipt, error) {
+	return tx.tracker.reserve(ctx, tx.pending, bytes)
+}
+
+// Track is Reserve for a record that is acknowledged alone: it returns what to
+// call, once, when the record is done, or with why it failed for good.
 func (tx *Transaction) Track(ctx context.Context, bytes int) (done func(error), err error) {
-	return tx.tracker.track(ctx, tx.pending, bytes)
+	receipt, err := tx.Reserve(ctx, bytes)
+	if err != nil {
+		return nil, err
+	}
+	return receipt.done, nil
 }
 
 // Changes returns how many changes the transaction has had so far.

@@ -187,7 +187,7 @@ func (w *world) start(slot, publication string, sink saga.Sink) (positions *stre
 func (w *world) handler(sink saga.Sink, log *slog.Logger) stream.Handler {
 	if sink == saga.Kafka {
 		return kafkapub.Open(w.kafka, kafkapub.Config{
-			Prefix: w.prefix, DatabaseName: w.stack.Database, Database: w.db.Pool(), Logger: log, Settings: kafkapub.CatalogSettings(w.catalog),
+			Prefix: w.prefix, DatabaseName: w.stack.Database, Database: w.db.Pool(), Logger: log, Catalog: w.catalog,
 		})
 	}
 	config := sinkpub.Config{
