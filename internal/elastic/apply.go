@@ -123,12 +123,17 @@ func (s *Store) write(b *batch, pending []int, targetOf func(entity string) (tar
 	}
 	b.body = make([]byte, 0, size)
 	aims := make(map[string]aim, 1)
+	var to aim
+	last := ""
 	for _, i := range pending {
 		doc := &b.docs[i]
-		to, known := aims[doc.Entity]
-		if !known {
-			to.target, to.err = targetOf(doc.Entity)
-			aims[doc.Entity] = to
+		if doc.Entity != last {
+			var known bool
+			if to, known = aims[doc.Entity]; !known {
+				to.target, to.err = targetOf(doc.Entity)
+				aims[doc.Entity] = to
+			}
+			last = doc.Entity
 		}
 		start := len(b.body)
 		err := s.checkDocument(doc)
