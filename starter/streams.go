@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) streamsCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "streams", Short: "Show the replication streams: who holds them and how far they are", Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			infos, err := a.streams(cmd.Context())
@@ -21,6 +21,8 @@ func (a *app) streamsCommand() *cobra.Command {
 			return a.writeStreams(infos)
 		},
 	}
+	cmd.AddCommand(a.drainCommand())
+	return cmd
 }
 
 // noHolder is what nobody is there to say.
@@ -60,7 +62,15 @@ func (a *app) writeStreams(infos []stream.Info) error {
 		t.row(i.Name, i.Slot, dash(i.Holder), strconv.FormatBool(i.Active), i.ConfirmedLSN.String(),
 			byteCount(i.LagBytes), fmt.Sprintf("%.1fs", i.LagSeconds), dash(i.Error))
 	}
-	return t.flush()
+	if err := t.flush(); err != nil {
+		return err
+	}
+	for _, i := range infos {
+		for _, alarm := range i.Alarms {
+			a.note("%s: %s", i.Name, printable(alarm))
+		}
+	}
+	return nil
 }
 
 // byteCount is a number of bytes for people.

@@ -13,7 +13,7 @@ import (
 func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	top := field{Node: root}
 	c := &saga.Catalog{Entities: map[string]*saga.Entity{}}
-	fields := d.fields(top, "version", "kafka_tables", "ledger", "streams", "entities")
+	fields := d.fields(top, "version", "kafka_tables", "kafka", "ledger", "streams", "entities")
 	if v, ok := fields["version"]; !ok {
 		d.problemAt(root.Line, "version", "missing: want version: 1")
 	} else if v.Kind != yaml.ScalarNode || v.ShortTag() != "!!int" || v.Value != "1" {
@@ -22,6 +22,11 @@ func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	listed := fields["kafka_tables"]
 	if listed.Node != nil {
 		c.KafkaTables = d.kafkaTables(listed)
+	}
+	if kafka, ok := fields["kafka"]; ok {
+		if metadata, ok := d.fields(kafka, "transaction_metadata")["transaction_metadata"]; ok {
+			c.TransactionMetadata = d.boolean(metadata)
+		}
 	}
 	c.LedgerRetention = saga.DefaultLedgerRetention
 	if ledger, ok := fields["ledger"]; ok {

@@ -18,9 +18,13 @@ type (
 	catalogForm struct {
 		Version     int                   `json:"version"`
 		KafkaTables any                   `json:"kafka_tables"`
+		Kafka       eventsForm            `json:"kafka"`
 		Ledger      ledgerForm            `json:"ledger"`
 		Streams     streamsForm           `json:"streams"`
 		Entities    map[string]entityForm `json:"entities"` // encoded in the order of names
+	}
+	eventsForm struct {
+		TransactionMetadata bool `json:"transaction_metadata"`
 	}
 	ledgerForm struct {
 		Retention string `json:"retention"`
@@ -64,6 +68,7 @@ type (
 func formOf(c *saga.Catalog) catalogForm {
 	form := catalogForm{
 		Version: 1, KafkaTables: "all", Entities: map[string]entityForm{},
+		Kafka:   eventsForm{TransactionMetadata: c.TransactionMetadata},
 		Ledger:  ledgerForm{Retention: durationText(c.Retention())},
 		Streams: streamsForm{Failover: c.Streams.Failover},
 	}

@@ -276,7 +276,7 @@ func TestApplyServersAway(t *testing.T) {
 }
 
 func TestParkedTopic(t *testing.T) {
-	assert.Equal(t, "capsaga.parked", provision.ParkedTopic(saga.DefaultPrefix))
+	assert.Equal(t, "capsaga.parked", saga.DefaultPrefix.ParkedTopic())
 }
 
 // The rows that a table has go to each of its entity's sinks once.

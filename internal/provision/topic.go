@@ -23,9 +23,6 @@ type topicPlan struct {
 	alter    map[string]string // which settings differ
 }
 
-// ParkedTopic is where a stream keeps the records of a topic that refuses them.
-func ParkedTopic(p saga.Prefix) string { return string(p) + ".parked" }
-
 // planTopics finds out which topics are missing or differ, and refuses what
 // cannot be changed without harm.
 func (a *applier) planTopics(ctx context.Context) ([]topicPlan, error) {
@@ -76,8 +73,8 @@ func sameList(a, b string) bool {
 	return slices.Equal(split(a), split(b))
 }
 
-// wantedTopics lists the topics of kafkapub's tables, and the one for records
-// that another topic refuses.
+// wantedTopics lists the topics of kafkapub's tables, the one for records that
+// another topic refuses, and the one of transactions where the catalog wants it.
 func (a *applier) wantedTopics(ctx context.Context) ([]topicPlan, error) {
 	relations, err := catalog.Relations(ctx, a.conn)
 	if err != nil {
@@ -93,9 +90,12 @@ func (a *applier) wantedTopics(ctx context.Context) ([]topicPlan, error) {
 	}
 	// Kept for ever: what is parked waits for an operator.
 	plans := []topicPlan{{
-		spec:     kafka.TopicSpec{Name: ParkedTopic(a.deps.Prefix), Partitions: 1, Replication: replication, Cleanup: "delete"},
+		spec:     kafka.TopicSpec{Name: a.deps.Prefix.ParkedTopic(), Partitions: 1, Replication: replication, Cleanup: "delete"},
 		settings: map[string]string{kafka.SettingCleanup: "delete", kafka.SettingRetention: "-1"},
 	}}
+	if a.catalog.TransactionMetadata {
+		plans = append(plans, topicPlan{spec: kafka.TopicSpec{Name: a.deps.Prefix.TransactionTopic(), Partitions: 1, Replication: replication, Cleanup: "delete"}})
+	}
 	for i := range relations {
 		r := &relations[i]
 		if !r.Publishable() || r.IsPartition() || !a.publishes(r.Table) {
