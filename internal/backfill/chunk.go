@@ -252,6 +252,6 @@ func (r *runner) end(ctx context.Context) error {
 	if err := r.commit(ctx, "commit the end", &batch); err != nil {
 		return err
 	}
-	r.log.Info("a backfill is in the WAL", "entity", r.job.Entity, "backfill", r.job.ID, "sinks", r.job.Sinks, "rows", rows, "bytes", bytes, "took", took)
+	r.log.Info("a backfill is in the WAL", "entity", r.job.Entity, "backfill", r.job.ID, "sinks", r.job.Sinks, "rows", rows, "bytes", bytes, "took", took.Round(time.Millisecond).String())
 	return errEnded
 }
