@@ -241,14 +241,17 @@ func (r *runner) end(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var rows, bytes int64
+	var took time.Duration
 	var batch pgx.Batch
 	batch.Queue("SELECT set_config('synchronous_commit', 'local', true)")
 	batch.Queue(emit, head)
 	batch.Queue(`UPDATE capsaga.backfill SET state = $2, error = NULL, position = pg_current_wal_insert_lsn(), updated_at = clock_timestamp(),
-		finished_at = clock_timestamp() WHERE id = $1 RETURNING rows, bytes, clock_timestamp() - started_at`, r.job.ID, Done)
+		finished_at = clock_timestamp() WHERE id = $1 RETURNING rows, bytes, clock_timestamp() - started_at`, r.job.ID, Done).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&rows, &bytes, &took) })
 	if err := r.commit(ctx, "commit the end", &batch); err != nil {
 		return err
 	}
-	r.log.Info("a backfill is in the WAL", "entity", r.job.Entity, "backfill", r.job.ID, "sinks", r.job.Sinks)
+	r.log.Info("a backfill is in the WAL", "entity", r.job.Entity, "backfill", r.job.ID, "sinks", r.job.Sinks, "rows", rows, "bytes", bytes, "took", took.Round(time.Millisecond).String())
 	return errEnded
 }
