@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"context"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func TestThreeStreamsInOneProcess(t *testing.T) {
 		metrics.Stream(name, &stream.Stats{})
 	}
 	recorded := httptest.NewRecorder()
-	metrics.Handler().ServeHTTP(recorded, httptest.NewRequest("GET", "/metrics", nil))
+	metrics.Handler().ServeHTTP(recorded, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	text := recorded.Body.String()
 	for _, sample := range []string{
 		`capsaga_stream_lag_bytes{stream="redispub"} 7`, `capsaga_stream_lag_seconds{stream="redispub"} 1.5`,
