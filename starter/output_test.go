@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -95,14 +96,21 @@ func TestLinksEscapeTheWorkflow(t *testing.T) {
 
 func TestStreamsTable(t *testing.T) {
 	a, out := newApp(asTable)
+	safe := int64(64 << 20)
+	found := &stream.Past{To: 0x16B3748, At: time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC), Open: true}
 	require.NoError(t, a.writeStreams([]stream.Info{
-		{Name: "kafkapub", Slot: "capsaga_kafkapub", Holder: "host:1", Active: true, ConfirmedLSN: 0x16B3748, LagBytes: 1536, LagSeconds: 0.25},
-		{Name: "espub", Slot: "capsaga_espub", Error: "the slot was invalidated by the server"},
+		{
+			Name: "kafkapub", Slot: "capsaga_kafkapub", Exists: true, Holder: "host:1", Active: true, ConfirmedLSN: 0x16B3748, LagBytes: 1536, LagSeconds: 0.25,
+			WALStatus: "extended", SafeBytes: &safe, RetainedBytes: 4096, Gap: found,
+		},
+		{Name: "espub", Slot: "capsaga_espub", Exists: true, WALStatus: "lost", SafeBytes: &safe, Error: "the slot was invalidated by the server"},
+		{Name: "redispub", Slot: "capsaga_redispub", Error: "the slot is gone"},
 	}))
 	golden(t, out.String(),
-		"NAME      SLOT              HOLDER  ACTIVE  CONFIRMED  LAG      BEHIND  ERROR",
-		"kafkapub  capsaga_kafkapub  host:1  true    0/16B3748  1.5 KiB  0.2s    -",
-		"espub     capsaga_espub     -       false   0/0        0 B      0.0s    the slot was invalidated by the server")
+		"NAME      SLOT              HOLDER  ACTIVE  CONFIRMED  LAG      BEHIND  WAL                       KEPT     GAP                          ERROR",
+		"kafkapub  capsaga_kafkapub  host:1  true    0/16B3748  1.5 KiB  0.2s    extended, 64.0 MiB to go  4.0 KiB  2026-05-01 10:00:00Z (open)  -",
+		"espub     capsaga_espub     -       false   0/0        0 B      0.0s    lost                      0 B      -                            the slot was invalidated by the server",
+		"redispub  capsaga_redispub  -       false   0/0        0 B      0.0s    gone                      0 B      -                            the slot is gone")
 	a, out = newApp(asJSON)
 	require.NoError(t, a.writeStreams(nil))
 	golden(t, out.String(), "[]")

@@ -57,10 +57,10 @@ func (a *app) writeStreams(infos []stream.Info) error {
 		a.note("no stream has a slot yet: `capsaga catalog apply` creates what the catalog names")
 		return nil
 	}
-	t := newTable(a.stdout, "NAME", "SLOT", "HOLDER", "ACTIVE", "CONFIRMED", "LAG", "BEHIND", "ERROR")
+	t := newTable(a.stdout, "NAME", "SLOT", "HOLDER", "ACTIVE", "CONFIRMED", "LAG", "BEHIND", "WAL", "KEPT", "GAP", "ERROR")
 	for _, i := range infos {
 		t.row(i.Name, i.Slot, dash(i.Holder), strconv.FormatBool(i.Active), i.ConfirmedLSN.String(),
-			byteCount(i.LagBytes), fmt.Sprintf("%.1fs", i.LagSeconds), dash(i.Error))
+			byteCount(i.LagBytes), fmt.Sprintf("%.1fs", i.LagSeconds), walText(i), byteCount(i.RetainedBytes), gapText(i.Gap), dash(i.Error))
 	}
 	if err := t.flush(); err != nil {
 		return err
@@ -71,6 +71,31 @@ func (a *app) writeStreams(infos []stream.Info) error {
 		}
 	}
 	return nil
+}
+
+// walText is what the server says of the WAL that the slot needs, and how far the
+// slot is from being lost.
+func walText(i stream.Info) string {
+	switch {
+	case !i.Exists:
+		return "gone"
+	case i.SafeBytes != nil && i.WALStatus != "lost":
+		return i.WALStatus + ", " + byteCount(*i.SafeBytes) + " to go"
+	}
+	return dash(i.WALStatus)
+}
+
+// gapText is the last gap: when it was found, and that its backfill has yet to be
+// requested.
+func gapText(gap *stream.Past) string {
+	if gap == nil {
+		return "-"
+	}
+	text := gap.At.UTC().Format("2006-01-02 15:04:05Z")
+	if gap.Open {
+		text += " (open)"
+	}
+	return text
 }
 
 // byteCount is a number of bytes for people.

@@ -48,7 +48,7 @@ func TestBackfillsRowsAreChangesInOrder(t *testing.T) {
 	t.Parallel()
 	l := &listener{}
 	h := newTestHold(l)
-	send := func(m pglogrepl.Message) { require.NoError(t, h.dispatch(t.Context(), event{message: m})) }
+	send := func(m any) { require.NoError(t, h.dispatch(t.Context(), event{message: m})) }
 	describe := func() {
 		send(&pglogrepl.RelationMessage{RelationID: 2, Namespace: "public", RelationName: "products", ReplicaIdentity: 'd', Columns: []*pglogrepl.RelationMessageColumn{
 			{Flags: 1, Name: "id", DataType: 25, TypeModifier: -1}, {Name: "title", DataType: 25, TypeModifier: -1},
@@ -61,7 +61,7 @@ func TestBackfillsRowsAreChangesInOrder(t *testing.T) {
 	send(message(t, chunk(saga.Kafka, 2, "id", "title"), `(1,"a b")(2,)`))
 	send(message(t, chunk(saga.Kafka, 1, "id", "title"), `(3,"")`))
 	describe()
-	send(&pglogrepl.InsertMessage{RelationID: 2, Tuple: &pglogrepl.TupleData{}})
+	send(&row{relation: 2, change: Change{Op: Insert, New: Tuple{}}})
 	send(message(t, chunk(saga.Kafka, 1, "id", "title"), `(4,c)`))
 	send(message(t, chunk(saga.Kafka, 1, "id"), `(5)`))
 

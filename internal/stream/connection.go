@@ -53,18 +53,25 @@ func replicationConfig(url string) (*pgconn.Config, error) {
 }
 
 // startReplication takes the slot; PostgreSQL refuses while another holds it.
-func startReplication(ctx context.Context, config *pgconn.Config, slot string, publications []string) (*pgconn.PgConn, error) {
+func (r *Reader) startReplication(ctx context.Context) (*pgconn.PgConn, error) {
+	slot := r.config.Slot
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := pgconn.ConnectConfig(ctx, config)
+	conn, err := pgconn.ConnectConfig(ctx, r.conn)
 	if err != nil {
 		return nil, classify("connect for replication", err)
+	}
+	if r.alter { // it can be changed while nobody holds the slot, and by this connection alone
+		err := postgres.AlterSlot(ctx, conn, r.slot())
+		if err != nil && !slotActive(err) {
+			r.log.Warn("the slot's failover stays as it is", "error", err)
+		}
 	}
 	err = pglogrepl.StartReplication(ctx, conn, quoteIdentifier(slot), 0, pglogrepl.StartReplicationOptions{
 		Mode: pglogrepl.LogicalReplication,
 		PluginArgs: []string{
 			"proto_version '1'",
-			"publication_names " + quoteLiteral(quoteNames(publications)),
+			"publication_names " + quoteLiteral(quoteNames(r.config.Publications)),
 			"messages 'true'",
 		},
 	})

@@ -14,6 +14,11 @@ import (
 // process that holds the stream they are woken by the acknowledgement itself.
 // Elsewhere one poll of the slot serves all of them, and none runs while nobody
 // waits.
+//
+// A slot that was made anew, after a gap, stands beyond what was missed: so it ends
+// the wait for a transaction that was lost with the slot before. Its rows come with
+// the backfill that closes the gap, which is written down before the new slot has
+// confirmed anything.
 type Positions struct {
 	db   postgres.Querier
 	slot string
@@ -163,7 +168,7 @@ func (p *Positions) look() {
 	state, err := readSlot(ctx, p.db, p.slot)
 	if err == nil {
 		p.mu.Lock()
-		p.release(state.confirmed, asked)
+		p.release(state.Confirmed.LSN(), asked)
 		p.mu.Unlock()
 		if !p.anyOlderThan(asked.Add(-reportedAfter)) {
 			return
@@ -195,7 +200,7 @@ func (p *Positions) anyOlderThan(moment time.Time) bool {
 
 // diagnose says why the stream does not move, if a reason is known, and to whom
 // to say it: to those who have waited for at least that long.
-func (p *Positions) diagnose(ctx context.Context, state slotState, err error) (string, time.Duration) {
+func (p *Positions) diagnose(ctx context.Context, state postgres.SlotState, err error) (string, time.Duration) {
 	if err != nil {
 		return err.Error(), reportedAfter
 	}
@@ -205,7 +210,7 @@ func (p *Positions) diagnose(ctx context.Context, state slotState, err error) (s
 	switch {
 	case problem != "":
 		return problem, reportedAfter
-	case !state.active:
+	case !state.Active:
 		return "no worker holds the stream: start one", nobodyAfter
 	}
 	return "", 0

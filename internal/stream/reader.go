@@ -13,10 +13,15 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// Registry keeps who holds a slot and why its stream stands still.
+// Registry keeps who holds a slot, how far the stream is and why it stands still.
+// It is *postgres.DB, whose comments say what each does.
 type Registry interface {
 	AcquireStream(ctx context.Context, slot string, backendPID uint32, holder string) (postgres.StreamLease, error)
+	SettleStream(ctx context.Context, slot string, backendPID uint32, generation int64, confirmed saga.LSN) (saga.LSN, error)
+	ProgressStream(ctx context.Context, slot string, generation int64, confirmed saga.LSN, oldest time.Time) error
 	ReportStream(ctx context.Context, slot, problem string) error
+	RepairSlot(ctx context.Context, want postgres.Slot) (postgres.SlotChange, error)
+	CloseGap(ctx context.Context, slot string, gap postgres.StreamGap) error
 }
 
 // Config is what a Reader needs.
@@ -27,6 +32,12 @@ type Config struct {
 	Publications []string
 	// Sink is whose stream this is: the backfills of others are passed over.
 	Sink saga.Sink
+	// Failover has standbys keep a copy of the slot.
+	Failover bool
+	// OnGap asks for the backfill that closes a gap. It is called again until it
+	// returns nil, by this holder or the next, and once more after a crash in
+	// between. Nil: the gap stays open until there is one.
+	OnGap func(ctx context.Context, gap Gap) error
 	// Holder names this process to people, such as host:pid.
 	Holder   string
 	Registry Registry
@@ -64,6 +75,11 @@ type Reader struct {
 	// it shows that the stream has come past. Run's goroutine alone uses it.
 	alarmedAt saga.LSN
 	stallSaid time.Time
+	// Of the repair of a slot that is gone.
+	repairPause time.Duration
+	repairNext  time.Time
+	// alter says that the slot's failover is not as it is to be.
+	alter bool
 }
 
 // NewReader checks the configuration.
@@ -150,8 +166,11 @@ func (r *Reader) awaitFree(ctx context.Context) bool {
 		switch {
 		case ctx.Err() != nil:
 			return false
-		case err == nil && !slot.active:
+		case err == nil && !slot.Active:
+			r.alter = slot.Failover != r.config.Failover
 			return true
+		case errors.Is(err, errGone):
+			r.repair(ctx)
 		case saga.ClassOf(err) == saga.Rejected:
 			r.report.say(slog.LevelError, err.Error())
 		case err != nil:
@@ -165,7 +184,7 @@ func (r *Reader) awaitFree(ctx context.Context) bool {
 	return false
 }
 
-func (r *Reader) readSlot(ctx context.Context) (slotState, error) {
+func (r *Reader) readSlot(ctx context.Context) (postgres.SlotState, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	return readSlot(ctx, r.config.Database, r.config.Slot)
@@ -174,7 +193,7 @@ func (r *Reader) readSlot(ctx context.Context) (slotState, error) {
 // hold takes the slot and publishes until it is lost. When something was refused
 // for good, that is reported before the slot is given up.
 func (r *Reader) hold(ctx context.Context) error {
-	conn, err := startReplication(ctx, r.conn, r.config.Slot, r.config.Publications)
+	conn, err := r.startReplication(ctx)
 	if err != nil {
 		if saga.ClassOf(err) == saga.Rejected {
 			r.alarm(err)
@@ -196,7 +215,7 @@ func (r *Reader) holdOver(ctx context.Context, conn *pgconn.PgConn) error {
 	if err != nil {
 		return err
 	}
-	h := r.newHold(conn, Lease{Slot: r.config.Slot, Generation: lease.Generation, Epochs: lease.Epochs})
+	h := r.newHold(conn, lease)
 	if h.handler, err = r.config.Handler.Start(acquiring, h.lease); err != nil {
 		return err
 	}
@@ -210,19 +229,23 @@ func (r *Reader) holdOver(ctx context.Context, conn *pgconn.PgConn) error {
 		r.stats.Holding.Store(false)
 		r.log.Info("left the stream", "generation", lease.Generation)
 	}()
+	defer r.closeGap(ctx, lease.Gap)()
 	return h.run(ctx)
 }
 
-func (r *Reader) newHold(conn *pgconn.PgConn, lease Lease) *hold {
+func (r *Reader) newHold(conn *pgconn.PgConn, acquired postgres.StreamLease) *hold {
+	lease := Lease{Slot: r.config.Slot, Generation: acquired.Generation, Epochs: acquired.Epochs}
 	tracker := newTracker(r.config.MaxInFlightBytes, r.config.Positions.advance)
 	tracker.records = &r.stats.Records
+	notes := &notes{registry: r.config.Registry, slot: r.config.Slot, pid: conn.PID(), lease: lease, tracker: tracker, log: r.log}
+	notes.bound.Store(uint64(acquired.Bound))
 	return &hold{
 		slot: r.config.Slot, sink: r.config.Sink, conn: conn, lease: lease, tracker: tracker,
 		stats: &r.stats, observe: r.config.Observe, log: r.log,
-		health: r.health,
+		health: r.health, notes: notes,
 		holds: func(ctx context.Context) (bool, error) {
 			slot, err := readSlot(ctx, r.config.Database, r.config.Slot)
-			return err == nil && slot.active && slot.pid == conn.PID(), err
+			return err == nil && slot.Active && slot.PID == conn.PID(), err
 		},
 		events: make(chan event, receiveEvents),
 		room:   semaphore.NewWeighted(receiveBytes),

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,8 +12,10 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -36,6 +39,8 @@ type hold struct {
 
 	// health is told four times a second.
 	health func(*hold)
+	// notes keeps what the next holder has to know.
+	notes *notes
 
 	events chan event
 	room   *semaphore.Weighted // bytes received and not yet dispatched
@@ -114,6 +119,7 @@ func (h *hold) run(ctx context.Context) error {
 	stopDispatch()
 	h.handler.Close() // before anyone else may hold the slot
 	group.Wait()
+	h.notes.leave()
 	return err
 }
 
@@ -123,7 +129,7 @@ func (h *hold) run(ctx context.Context) error {
 func (h *hold) keep(ctx context.Context, quit <-chan struct{}, stopDispatch func()) error {
 	tick := time.NewTicker(askEvery / 2)
 	defer tick.Stop()
-	var sent saga.LSN
+	var sent postgres.SlotMark
 	var asked clock
 	var drained <-chan time.Time
 	for {
@@ -143,6 +149,7 @@ func (h *hold) keep(ctx context.Context, quit <-chan struct{}, stopDispatch func
 				return err
 			}
 			h.health(h)
+			h.notes.tick(ctx)
 			ask = asked.age() >= askEvery-askEvery/8
 		}
 		records, _ := h.tracker.waiting()
@@ -153,11 +160,12 @@ func (h *hold) keep(ctx context.Context, quit <-chan struct{}, stopDispatch func
 		if ask {
 			asked.now()
 		}
-		if h.replyNow.Swap(false) || ask || confirmed > sent {
-			if err := h.reply(confirmed, ask); err != nil {
+		mark, wanted := h.notes.mark(confirmed), h.replyNow.Swap(false)
+		if wanted || ask || mark > sent {
+			if err := h.reply(confirmed, mark, ask, wanted); err != nil {
 				return err
 			}
-			sent = confirmed
+			sent = mark
 		}
 		h.stats.Confirmed.Store(uint64(confirmed))
 		if drained != nil && records == 0 {
@@ -166,12 +174,38 @@ func (h *hold) keep(ctx context.Context, quit <-chan struct{}, stopDispatch func
 	}
 }
 
-// reply tells the walsender what is confirmed.
-func (h *hold) reply(confirmed saga.LSN, ask bool) error {
-	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), h.conn, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: pglogrepl.LSN(confirmed), ReplyRequested: ask,
-	})
+// reply tells the walsender what is confirmed. A server that shuts down asks, and
+// waits until it hears of exactly the position that it has sent: so it gets a
+// second answer, which leaves the slot as it is.
+func (h *hold) reply(confirmed saga.LSN, mark postgres.SlotMark, ask, wanted bool) error {
+	err := h.send(standbyStatus(confirmed, mark, ask))
+	if err == nil && wanted && mark.Holder() {
+		err = h.send(standbyStatus(confirmed, 0, false))
+	}
 	return classify("confirm a position of slot "+h.slot, err)
+}
+
+func (h *hold) send(status []byte) error {
+	message, err := (&pgproto3.CopyData{Data: status}).Encode(nil)
+	if err != nil {
+		return err
+	}
+	return h.conn.Frontend().SendUnbufferedEncodedCopyData(message)
+}
+
+// standbyStatus is the message "Standby status update" of PostgreSQL's manual.
+// Without a mark it confirms nothing.
+func standbyStatus(confirmed saga.LSN, mark postgres.SlotMark, ask bool) []byte {
+	status := []byte{pglogrepl.StandbyStatusUpdateByteID}
+	for _, position := range []uint64{uint64(confirmed), uint64(mark), uint64(confirmed)} { // written, flushed, applied
+		status = binary.BigEndian.AppendUint64(status, position)
+	}
+	sincePostgres := time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)).Microseconds()
+	status = binary.BigEndian.AppendUint64(status, uint64(sincePostgres)) //nolint:gosec // positive
+	if ask {
+		return append(status, 1)
+	}
+	return append(status, 0)
 }
 
 // check leaves when the walsender is silent, or when this process itself was
@@ -296,7 +330,7 @@ func (h *hold) begin(ctx context.Context, m *pglogrepl.BeginMessage) error {
 	}
 	h.tx = &Transaction{
 		CommitLSN: lsn, CommitTime: m.CommitTime, XID: m.Xid, Epoch: epoch, Version: version,
-		tracker: h.tracker, pending: h.tracker.begin(),
+		tracker: h.tracker, pending: h.tracker.begin(m.CommitTime),
 	}
 	return h.handler.Begin(ctx, h.tx)
 }
@@ -331,6 +365,7 @@ func (h *hold) change(ctx context.Context, relation uint32, change *Change) erro
 	if change.Relation.Table.Schema == saga.Schema {
 		return nil
 	}
+	h.notes.worked.Store(true)
 	return h.handler.Change(ctx, h.tx, change)
 }
 

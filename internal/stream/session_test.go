@@ -86,7 +86,7 @@ func (r *recorder) acknowledgeSome(random *rand.Rand, all bool) {
 
 func newTestHold(handler Session) *hold {
 	return &hold{
-		slot: "test", handler: handler, tracker: newTracker(1<<30, nil), stats: &Stats{}, log: slog.New(slog.DiscardHandler),
+		slot: "test", handler: handler, tracker: newTracker(1<<30, nil), notes: &notes{}, stats: &Stats{}, log: slog.New(slog.DiscardHandler),
 		lease:     Lease{Generation: 1, Epochs: postgres.Epochs{{Epoch: 1}, {Epoch: 2, Start: 5000}}},
 		relations: map[uint32]*Relation{}, backfilled: map[uint32]*Relation{}, sink: saga.Kafka, room: semaphore.NewWeighted(receiveBytes), events: make(chan event, 16),
 	}
@@ -212,7 +212,7 @@ func TestSilenceEndsTheHoldUnlessNothingCanBePublished(t *testing.T) {
 	ago := func(c *clock, d time.Duration) { c.at.Store(int64(time.Since(processStart) - d)) }
 	h := newTestHold(&recorder{})
 	h.holds = func(context.Context) (bool, error) { return false, errors.New("no answer") }
-	p := h.tracker.begin()
+	p := h.tracker.begin(time.Now())
 	h.turned.now()
 
 	ago(&h.heard, 3*time.Second)
@@ -238,7 +238,8 @@ func TestErrorsHoldNoPassword(t *testing.T) {
 	for _, url := range []string{"postgres://u:secret@host:bad/db", "postgres://u:secret@127.0.0.1:1/db?sslmode=disable&connect_timeout=1"} {
 		config, err := replicationConfig(url)
 		if err == nil {
-			_, err = startReplication(context.Background(), config, "s", []string{"p"})
+			reader := &Reader{config: Config{Slot: "s", Publications: []string{"p"}}, conn: config}
+			_, err = reader.startReplication(context.Background())
 		}
 		require.Error(t, err)
 		require.NotContains(t, err.Error(), "secret")

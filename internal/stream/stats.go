@@ -17,6 +17,8 @@ type Stats struct {
 	// a transaction is waited for.
 	Stalled atomic.Int64
 	Losses  atomic.Int64 // holds that ended against our will
+	// Gaps counts holds that began with a gap whose backfill was still to be asked for.
+	Gaps atomic.Int64
 	// Alarms counts holds that ended because something was refused for good.
 	Alarms atomic.Int64
 	// Alarmed says that the stream stands still and waits for an operator.

@@ -35,6 +35,7 @@ type tracker struct {
 // record of it is outstanding.
 type pending struct {
 	end         saga.LSN
+	committed   time.Time // zero for a keepalive position
 	open        bool
 	outstanding int
 }
@@ -46,8 +47,8 @@ func newTracker(limit int64, onConfirm func(saga.LSN)) *tracker {
 // recordOverhead is what a record takes in memory beside its bytes.
 const recordOverhead = 400
 
-func (t *tracker) begin() *pending {
-	p := &pending{open: true}
+func (t *tracker) begin(committed time.Time) *pending {
+	p := &pending{open: true, committed: committed}
 	t.mu.Lock()
 	if len(t.queue) == 0 {
 		t.since = time.Now()
@@ -185,6 +186,17 @@ func (t *tracker) state() (saga.LSN, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.confirmed, t.failed
+}
+
+// oldest returns when the oldest transaction that is not confirmed was committed,
+// zero when there is none.
+func (t *tracker) oldest() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.queue) == 0 {
+		return time.Time{}
+	}
+	return t.queue[0].committed // advance leaves no keepalive at the head
 }
 
 // waiting returns how many records are outstanding, and for how long nothing was

@@ -55,7 +55,7 @@ func TestConfirmedNeverPassesWhatIsOutstanding(t *testing.T) {
 				if open() {
 					t.Skip("one transaction at a time")
 				}
-				entries = append(entries, &entry{p: tracker.begin()})
+				entries = append(entries, &entry{p: tracker.begin(time.Now())})
 			},
 			"record": func(t *rapid.T) {
 				if !open() {
@@ -108,7 +108,7 @@ func TestConfirmedNeverPassesWhatIsOutstanding(t *testing.T) {
 func TestTrackWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	tracker := newTracker(1000, nil)
-	p := tracker.begin()
+	p := tracker.begin(time.Now())
 	first, err := tracker.reserve(context.Background(), p, 900)
 	require.NoError(t, err)
 

@@ -96,6 +96,7 @@ func (t *Telemetry) Stream(name string, stats *stream.Stats) {
 		{"capsaga_stream_transactions_total", "Transactions handed over by this worker.", stats.Transactions.Load},
 		{"capsaga_stream_changes_total", "Changes handed over by this worker.", stats.Changes.Load},
 		{"capsaga_stream_losses_total", "Holds of the stream that ended against this worker's will.", stats.Losses.Load},
+		{"capsaga_stream_gaps_total", "Holds of the stream that began with missed changes, whose backfill was still to be requested.", stats.Gaps.Load},
 		{"capsaga_stream_alarms_total", "Holds of the stream that ended because something was refused for good.", stats.Alarms.Load},
 	} {
 		t.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: c.name, Help: c.help, ConstLabels: labels},
@@ -118,17 +119,42 @@ type slotCollector struct {
 
 const scrapeTimeout = 2 * time.Second
 
+// slotMetrics are the figures of one slot.
+var slotMetrics = []struct {
+	desc *prometheus.Desc
+	read func(stream.Info) float64
+}{
+	{slotDesc("lag_bytes", "WAL that the stream has not confirmed, in bytes."), func(i stream.Info) float64 { return float64(i.LagBytes) }},
+	{slotDesc("lag_seconds", "Age of what the stream has not confirmed, in seconds."), func(i stream.Info) float64 { return i.LagSeconds }},
+	{slotDesc("active", "1 while some worker holds the stream."), func(i stream.Info) float64 { return oneIf(i.Active) }},
+	{slotDesc("exists", "0 while the stream's slot is gone."), func(i stream.Info) float64 { return oneIf(i.Exists) }},
+	{slotDesc("retained_bytes", "WAL that the server keeps for the stream's slot, in bytes."), func(i stream.Info) float64 { return float64(i.RetainedBytes) }},
+	{slotDesc("failover", "1 if standbys are to keep a copy of the stream's slot."), func(i stream.Info) float64 { return oneIf(i.Failover) }},
+	{slotDesc("gap_open", "1 while changes were missed and their backfill is not requested yet."), func(i stream.Info) float64 { return oneIf(i.Gap != nil && i.Gap.Open) }},
+	{slotDesc("decoded_bytes_total", "What the server has decoded for the stream's slot, in bytes."), func(i stream.Info) float64 { return float64(i.DecodedBytes) }},
+}
+
+func slotDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("capsaga_stream_"+name, help, []string{"stream"}, nil)
+}
+
 var (
-	lagBytes   = prometheus.NewDesc("capsaga_stream_lag_bytes", "WAL that the stream has not confirmed, in bytes.", []string{"stream"}, nil)
-	lagSeconds = prometheus.NewDesc("capsaga_stream_lag_seconds", "Age of what the stream has not confirmed, in seconds.", []string{"stream"}, nil)
-	slotActive = prometheus.NewDesc("capsaga_stream_active", "1 while some worker holds the stream.", []string{"stream"}, nil)
+	gapAt     = slotDesc("gap_timestamp_seconds", "When the stream's last gap was found; absent: there was none.")
+	safeBytes = slotDesc("safe_wal_bytes", "WAL that may be written before the stream's slot is lost; absent: there is no limit.")
+	walStatus = prometheus.NewDesc("capsaga_stream_wal_status", "1 for what PostgreSQL says of the WAL that the stream's slot needs.", []string{"stream", "status"}, nil)
 )
+
+// walStatuses are PostgreSQL's; each has a sample, so that an alert sees it end.
+var walStatuses = []string{"reserved", "extended", "unreserved", "lost"}
 
 // Describe implements prometheus.Collector.
 func (c *slotCollector) Describe(descs chan<- *prometheus.Desc) {
-	descs <- lagBytes
-	descs <- lagSeconds
-	descs <- slotActive
+	for _, m := range slotMetrics {
+		descs <- m.desc
+	}
+	descs <- gapAt
+	descs <- safeBytes
+	descs <- walStatus
 }
 
 // Collect implements prometheus.Collector.
@@ -139,9 +165,21 @@ func (c *slotCollector) Collect(metrics chan<- prometheus.Metric) {
 	if err != nil {
 		return
 	}
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
 	for _, info := range infos {
-		metrics <- prometheus.MustNewConstMetric(lagBytes, prometheus.GaugeValue, float64(info.LagBytes), info.Name)
-		metrics <- prometheus.MustNewConstMetric(lagSeconds, prometheus.GaugeValue, info.LagSeconds, info.Name)
-		metrics <- prometheus.MustNewConstMetric(slotActive, prometheus.GaugeValue, oneIf(info.Active), info.Name)
+		for _, m := range slotMetrics {
+			gauge(m.desc, m.read(info), info.Name)
+		}
+		for _, status := range walStatuses {
+			gauge(walStatus, oneIf(info.WALStatus == status), info.Name, status)
+		}
+		if info.Gap != nil {
+			gauge(gapAt, float64(info.Gap.At.UnixMilli())/1000, info.Name)
+		}
+		if info.SafeBytes != nil {
+			gauge(safeBytes, float64(*info.SafeBytes), info.Name)
+		}
 	}
 }
