@@ -40,7 +40,7 @@ func (w *Worker) openStreams() error {
 	handlers := map[saga.Sink]stream.Handler{
 		saga.Kafka: kafkapub.Open(w.kafka, kafkapub.Config{
 			Prefix: s.Prefix, DatabaseName: w.db.Pool().Config().ConnConfig.Database, Database: w.db.Pool(),
-			Catalog: w.config.Catalog, Logger: w.log,
+			Catalog: w.config.Catalog, Rekeyed: w.rekeyed, Logger: w.log,
 		}),
 		saga.Redis:         w.sinkHandler(saga.Redis, sinkpub.Redis(w.redis, w.config.Catalog), 0),
 		saga.Elasticsearch: w.sinkHandler(saga.Elasticsearch, w.elastic, sinkpub.ElasticsearchDocuments),
@@ -69,6 +69,7 @@ func (w *Worker) openStream(sink saga.Sink, handler stream.Handler) error {
 	s := w.config.Systems
 	config := stream.Config{
 		URL: s.PostgresURL, Slot: s.Prefix.Slot(publicationOf[sink]), Publications: []string{publicationOf[sink]}, Sink: sink,
+		Failover: w.config.Catalog.Streams.Failover, OnGap: w.closeGap,
 		Holder: holder(), Registry: w.db, Database: w.db.Pool(), Handler: handler, Logger: w.log,
 	}
 	if sink == saga.Kafka {
@@ -91,4 +92,29 @@ func holder() string {
 		host = "unknown"
 	}
 	return fmt.Sprintf("%s:%d", host, os.Getpid())
+}
+
+// closeGap asks for the rows of all entities whose changes a stream may have missed.
+func (w *Worker) closeGap(ctx context.Context, gap stream.Gap) error {
+	for _, name := range w.config.Catalog.Names() {
+		e := w.config.Catalog.Entities[name]
+		if !e.HasSink(gap.Sink) {
+			continue
+		}
+		_, err := backfill.Submit(ctx, w.db.Pool(), backfill.Request{Entity: e, Sinks: []saga.Sink{gap.Sink}, Reason: backfill.Gap, Floor: gap.Floor})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rekeyed asks for the rows of an entity whose topic is begun anew.
+func (w *Worker) rekeyed(ctx context.Context, table saga.Table) error {
+	for _, e := range w.config.Catalog.Entities {
+		if e.Table == table && e.HasSink(saga.Kafka) {
+			return backfill.Resync(ctx, w.db.Pool(), e, saga.Kafka)
+		}
+	}
+	return nil
 }
