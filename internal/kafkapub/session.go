@@ -62,9 +62,6 @@ func (s *session) Begin(_ context.Context, tx *stream.Transaction) error {
 	return nil
 }
 
-// Mark has no meaning here: the rows of a backfill are events in their place.
-func (s *session) Mark(context.Context, *stream.Transaction, *saga.BackfillMessage) error { return nil }
-
 // Commit ends a transaction; its records are out already.
 func (s *session) Commit(ctx context.Context, tx *stream.Transaction) error {
 	return s.endTransaction(ctx, tx)
