@@ -206,3 +206,32 @@ func TestTransactionsAreTold(t *testing.T) {
 	sort.Strings(orders)
 	require.Equal(t, []string{"1 products 1 c", "2 products 2 c", "3 parts 1 c", "4 products 3 d", "5 products 4 c", "6 parts 2 d"}, orders)
 }
+
+// The whole record, to the byte, as the JSON converter writes Debezium's with its
+// schemas off: the fields and their order are those of Debezium 3.7.
+func TestTheEnvelopeIsDebeziumsToTheByte(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.exec(`CREATE TABLE products (id int, region text, price numeric(6,2), PRIMARY KEY (region, id))`)
+	r := w.start()
+	w.exec("INSERT INTO products VALUES (1, 'é/\b', 2.5)")
+	w.exec("UPDATE products SET region = 'b'")
+	w.settle(r.positions)
+	events := w.events(w.topic("products"))
+	require.Len(t, events, 4)
+	check := func(e event, rows string, op string) {
+		t.Helper()
+		v := e.decode(t)
+		source := v["source"].(map[string]any)
+		require.Equal(t, fmt.Sprintf(`{%s,"source":{"version":"capsaga-1","connector":"postgresql","name":%q,"ts_ms":%v,"snapshot":"false","db":%q,`+
+			`"sequence":"[\"%v\",\"0\"]","ts_us":%v,"ts_ns":%v,"schema":"public","table":"products","txId":%v,"lsn":%v,"xmin":null,"origin":null,"origin_lsn":null},`+
+			`"transaction":null,"op":%q,"ts_ms":%v,"ts_us":%v,"ts_ns":%v}`,
+			rows, w.stack.Prefix, source["ts_ms"], w.stack.Database, source["lsn"], source["ts_us"], source["ts_ns"], source["txId"], source["lsn"],
+			op, v["ts_ms"], v["ts_us"], v["ts_ns"]), e.Value)
+	}
+	check(events[0], `"before":null,"after":{"id":1,"region":"é/\b","price":"2.50"}`, "c")
+	require.Equal(t, `{"region":"é/\b","id":1}`, events[0].Key)
+	check(events[1], `"before":{"id":1,"region":"é/\b"},"after":null`, "d")
+	require.True(t, events[2].Tombstone)
+	check(events[3], `"before":null,"after":{"id":1,"region":"b","price":"2.50"}`, "c")
+}

@@ -122,6 +122,7 @@ var (
 	lagBytes   = prometheus.NewDesc("capsaga_stream_lag_bytes", "WAL that the stream has not confirmed, in bytes.", []string{"stream"}, nil)
 	lagSeconds = prometheus.NewDesc("capsaga_stream_lag_seconds", "Age of what the stream has not confirmed, in seconds.", []string{"stream"}, nil)
 	slotActive = prometheus.NewDesc("capsaga_stream_active", "1 while some worker holds the stream.", []string{"stream"}, nil)
+	diverted   = prometheus.NewDesc("capsaga_stream_diverted_topics", "Topics that refuse records, which are parked until someone drains them.", []string{"stream"}, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -129,6 +130,7 @@ func (c *slotCollector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- lagBytes
 	descs <- lagSeconds
 	descs <- slotActive
+	descs <- diverted
 }
 
 // Collect implements prometheus.Collector.
@@ -143,5 +145,6 @@ func (c *slotCollector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(lagBytes, prometheus.GaugeValue, float64(info.LagBytes), info.Name)
 		metrics <- prometheus.MustNewConstMetric(lagSeconds, prometheus.GaugeValue, info.LagSeconds, info.Name)
 		metrics <- prometheus.MustNewConstMetric(slotActive, prometheus.GaugeValue, oneIf(info.Active), info.Name)
+		metrics <- prometheus.MustNewConstMetric(diverted, prometheus.GaugeValue, float64(len(info.Alarms)), info.Name)
 	}
 }
