@@ -20,12 +20,14 @@ const (
 // appendValue appends a value of PostgreSQL's text form as JSON:
 //
 //	smallint, integer, bigint, oid   the number, digit by digit
-//	real, double precision           the number; NaN, Infinity, -Infinity as strings
-//	numeric, money                   a string
+//	real, double precision           the number, as Java writes it: 1.0, 1.0E7; NaN, Infinity,
+//	                                 -Infinity as strings
+//	numeric, money                   a string; NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY
 //	boolean, bit(1)                  true or false
 //	date                             days since 1970-01-01
 //	time(p), timestamp(p)            milliseconds for p up to 3, else microseconds
-//	timestamptz                      ISO 8601 in UTC, "2026-03-01T09:30:00.5Z"
+//	timestamptz                      ISO 8601 in UTC, "2026-03-01T09:30:00.5Z"; for timestamptz(p)
+//	                                 with p digits
 //	timetz                           ISO 8601 in UTC, "09:30:00.5Z"
 //	interval                         microseconds, a month as 30.4375 days
 //	bytea                            base64
@@ -47,8 +49,12 @@ func appendValue(dst []byte, info *pgtext.Type, modifier int32, text []byte) []b
 	switch info.OID {
 	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.OIDOID, pgtype.XIDOID, pgtype.CIDOID:
 		return append(dst, text...)
-	case pgtype.Float4OID, pgtype.Float8OID:
-		return appendFloat(dst, text)
+	case pgtype.Float4OID:
+		return appendFloat(dst, text, 32)
+	case pgtype.Float8OID:
+		return appendFloat(dst, text, 64)
+	case pgtype.NumericOID:
+		return appendNumeric(dst, text)
 	case pgtype.BoolOID:
 		return strconv.AppendBool(dst, string(text) == "t")
 	case moneyOID:
@@ -64,14 +70,17 @@ func appendValue(dst []byte, info *pgtext.Type, modifier int32, text []byte) []b
 	return appendString(dst, text)
 }
 
-// appendFloat appends the shortest text that PostgreSQL gave, which is a JSON
-// number as it stands.
-func appendFloat(dst, text []byte) []byte {
+// appendNumeric appends a numeric; what is no number is named as by Debezium.
+func appendNumeric(dst, text []byte) []byte {
 	switch string(text) {
-	case "NaN", "Infinity", "-Infinity":
-		return appendString(dst, text)
+	case "NaN":
+		return append(dst, `"NAN"`...)
+	case "Infinity":
+		return append(dst, `"POSITIVE_INFINITY"`...)
+	case "-Infinity":
+		return append(dst, `"NEGATIVE_INFINITY"`...)
 	}
-	return append(dst, text...)
+	return append(append(append(dst, '"'), text...), '"')
 }
 
 // appendMoney appends an amount without its currency sign and separators, which
@@ -119,7 +128,7 @@ func appendBase64(dst, raw []byte) []byte {
 	return append(dst, '"')
 }
 
-const hexDigits = "0123456789abcdef"
+const hexDigits = "0123456789ABCDEF"
 
 // appendString appends text as a JSON string. Bytes that are not UTF-8, which
 // only a database in SQL_ASCII can hold, become U+FFFD.
@@ -152,6 +161,10 @@ func appendEscaped(dst []byte, c byte) []byte {
 	switch {
 	case c == '"', c == '\\':
 		return append(dst, '\\', c)
+	case c == '\b':
+		return append(dst, '\\', 'b')
+	case c == '\f':
+		return append(dst, '\\', 'f')
 	case c == '\n':
 		return append(dst, '\\', 'n')
 	case c == '\r':

@@ -111,7 +111,7 @@ func (p *Publisher) Start(ctx context.Context, lease stream.Lease) (stream.Sessi
 	s := &session{
 		config: p.config, types: p.types, log: p.config.Logger, memory: &p.memory,
 		register: &register{db: p.config.Database, slot: lease.Slot, generation: lease.Generation},
-		plans:    map[uint32]*plan{}, targets: map[string]*target{}, keys: map[string][]string{}, voids: map[saga.Table]bool{},
+		plans:    map[uint32]*plan{}, targets: map[string]*target{}, keys: map[string][]string{},
 		parked:     &target{spec: kafka.TopicSpec{Name: p.config.Prefix.ParkedTopic(), Cleanup: cleanupDelete, Retention: "-1"}},
 		generation: fmt.Append(nil, lease.Generation),
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -30,9 +29,7 @@ type session struct {
 	targets map[string]*target // by topic
 	parked  *target
 	// keys names the key columns of the topics' records, as the register has them.
-	keys map[string][]string
-	// voids are the tables whose next row of a backfill begins their topic anew.
-	voids      map[saga.Table]bool
+	keys       map[string][]string
 	generation []byte
 	trouble    atomic.Pointer[error]
 	flight     flight
@@ -62,19 +59,6 @@ func (s *session) Begin(_ context.Context, tx *stream.Transaction) error {
 	s.now = appendTimes(s.now[:0], time.Now())
 	s.setHeaders(nil)
 	s.meta.begin(tx)
-	return nil
-}
-
-// Mark is told of a backfill. Its rows are events in their place; where changes may
-// have been missed, the first of them voids what the topic held before.
-func (s *session) Mark(_ context.Context, _ *stream.Transaction, mark *saga.BackfillMessage) error {
-	switch {
-	case mark.Kind == saga.BackfillBegin && mark.Floor != 0:
-		s.voids[mark.Table] = true
-	case s.voids[mark.Table]:
-		s.log.Warn("a backfill found no rows, so that nothing tells the consumers of the table's topic that its rows are gone", "table", mark.Table.String())
-		delete(s.voids, mark.Table)
-	}
 	return nil
 }
 
@@ -124,12 +108,6 @@ func (s *session) Change(ctx context.Context, tx *stream.Transaction, change *st
 	p, err := s.plan(ctx, tx, change.Relation, change.Index)
 	if err != nil {
 		return err
-	}
-	if change.Op == stream.Read && s.voids[change.Relation.Table] {
-		delete(s.voids, change.Relation.Table)
-		if err := s.publishTruncate(ctx, tx, p, change.Index, fmt.Appendf(nil, "%d.0", parts*change.Index)); err != nil {
-			return err
-		}
 	}
 	change.FillUnchanged()
 	r := record{index: change.Index, part: partRow, after: change.New}

@@ -24,7 +24,7 @@ func appendTemporal(dst []byte, oid uint32, modifier int32, raw []byte) ([]byte,
 	case pgtype.TimestampOID:
 		return appendTimestamp(dst, modifier, text)
 	case pgtype.TimestamptzOID:
-		return appendTimestamptz(dst, text)
+		return appendTimestamptz(dst, modifier, text)
 	case pgtype.TimeOID:
 		micros, ok := parseClock(text)
 		return appendPrecision(dst, modifier, micros), ok
@@ -68,8 +68,9 @@ func appendPrecision(dst []byte, modifier int32, micros int64) []byte {
 }
 
 // appendTimestamptz appends the moment as ISO 8601 in UTC; the session's time
-// zone is UTC, so the text's offset is always +00.
-func appendTimestamptz(dst []byte, text string) ([]byte, bool) {
+// zone is UTC, so the text's offset is always +00. A declared precision has so many
+// digits, where PostgreSQL leaves out zeros at the end.
+func appendTimestamptz(dst []byte, modifier int32, text string) ([]byte, bool) {
 	if text == "infinity" || text == "-infinity" {
 		return appendString(dst, []byte(text)), true
 	}
@@ -95,6 +96,15 @@ func appendTimestamptz(dst []byte, text string) ([]byte, bool) {
 	dst = append(dst, day...)
 	dst = append(dst, 'T')
 	dst = append(dst, clock...)
+	if modifier > 0 {
+		_, fraction, ok := strings.Cut(clock, ".")
+		if !ok {
+			dst = append(dst, '.')
+		}
+		for range int(modifier) - len(fraction) {
+			dst = append(dst, '0')
+		}
+	}
 	return append(dst, 'Z', '"'), true
 }
 

@@ -2,6 +2,7 @@ package kafkapub
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 
 	"github.com/capsaga/capsaga/internal/kafka"
@@ -30,6 +31,30 @@ func (s *session) Truncate(ctx context.Context, tx *stream.Transaction, tables [
 		}
 	}
 	return nil
+}
+
+// Mark begins a table's topic anew where changes may have been missed, deletions
+// among them: what the topic has is void, and the backfill's rows follow. Else a
+// backfill's begin and end have no meaning here, as its rows are events in their
+// place.
+func (s *session) Mark(ctx context.Context, tx *stream.Transaction, mark *saga.BackfillMessage) error {
+	if mark.Kind != saga.BackfillBegin || mark.Floor == 0 {
+		return nil
+	}
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.leave()
+	topic, _ := s.config.Prefix.Topic(mark.Table)
+	key, known := s.keys[topic]
+	if !known { // it has no records
+		return nil
+	}
+	p := &plan{
+		relation: &stream.Relation{Table: mark.Table}, source: s.sourceOf(mark.Table.Schema, mark.Table.Name), target: s.target(topic, mark.Table),
+	}
+	p.target.key, p.target.spec = key, s.config.topicSpec(topic, mark.Table, len(key) > 0)
+	return s.publishTruncate(ctx, tx, p, 0, fmt.Appendf(nil, "backfill-%d", mark.ID))
 }
 
 // publishTruncate says in every partition of a table's topic that what the

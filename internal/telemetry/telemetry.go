@@ -131,6 +131,7 @@ var slotMetrics = []struct {
 	{slotDesc("retained_bytes", "WAL that the server keeps for the stream's slot, in bytes."), func(i stream.Info) float64 { return float64(i.RetainedBytes) }},
 	{slotDesc("failover", "1 if standbys are to keep a copy of the stream's slot."), func(i stream.Info) float64 { return oneIf(i.Failover) }},
 	{slotDesc("gap_open", "1 while changes were missed and their backfill is not requested yet."), func(i stream.Info) float64 { return oneIf(i.Gap != nil && i.Gap.Open) }},
+	{slotDesc("diverted_topics", "Topics that refuse records, which are parked until someone drains them."), func(i stream.Info) float64 { return float64(len(i.Alarms)) }},
 	{slotDesc("decoded_bytes_total", "What the server has decoded for the stream's slot, in bytes."), func(i stream.Info) float64 { return float64(i.DecodedBytes) }},
 }
 
