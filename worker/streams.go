@@ -71,6 +71,7 @@ func (w *Worker) openStream(sink saga.Sink, handler stream.Handler) error {
 		URL: s.PostgresURL, Slot: s.Prefix.Slot(publicationOf[sink]), Publications: []string{publicationOf[sink]}, Sink: sink,
 		Failover: w.config.Catalog.Streams.Failover, OnGap: w.closeGap,
 		Holder: holder(), Registry: w.db, Database: w.db.Pool(), Handler: handler, Logger: w.log,
+		Failover: w.config.Catalog.Streams.Failover, OnGap: w.closeGap,
 	}
 	if sink == saga.Kafka {
 		config.Positions = w.positions

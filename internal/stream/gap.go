@@ -23,24 +23,26 @@ func (r *Reader) slot() postgres.Slot {
 }
 
 // repair makes a slot anew that is gone. The gap that it leaves is found by whoever
-// holds the new slot first.
+// holds the new slot first. It is not done at every look: a server whose limit on
+// WAL is too low for its load invalidates one slot after the other.
 func (r *Reader) repair(ctx context.Context) {
-	if time.Now().Before(r.repairNext) {
+	now := time.Now()
+	if now.Before(r.repairNext) {
 		return
 	}
+	r.repairPause = min(2*r.repairPause, lastBackoff)
+	if r.repairPause == 0 || now.Sub(r.repairNext) > 2*lastBackoff {
+		r.repairPause = firstBackoff
+	}
 	change, err := r.config.Registry.RepairSlot(ctx, r.slot())
+	r.repairNext = time.Now().Add(r.repairPause)
 	switch {
 	case ctx.Err() != nil:
-		return
 	case err != nil:
 		r.report.say(slog.LevelError, err.Error())
-		r.repairPause = min(max(2*r.repairPause, firstBackoff), lastBackoff)
-		r.repairNext = time.Now().Add(r.repairPause)
-		return
 	case change.Created:
 		r.log.Error("made the slot anew", "reason", change.Detail)
 	}
-	r.repairPause, r.repairNext = 0, time.Time{}
 }
 
 // closeGap asks for the backfill of a gap, beside the stream. What it returns waits
