@@ -69,7 +69,6 @@ func (w *Worker) openStream(sink saga.Sink, handler stream.Handler) error {
 	s := w.config.Systems
 	config := stream.Config{
 		URL: s.PostgresURL, Slot: s.Prefix.Slot(publicationOf[sink]), Publications: []string{publicationOf[sink]}, Sink: sink,
-		Failover: w.config.Catalog.Streams.Failover, OnGap: w.closeGap,
 		Holder: holder(), Registry: w.db, Database: w.db.Pool(), Handler: handler, Logger: w.log,
 		Failover: w.config.Catalog.Streams.Failover, OnGap: w.closeGap,
 	}
@@ -93,21 +92,6 @@ func holder() string {
 		host = "unknown"
 	}
 	return fmt.Sprintf("%s:%d", host, os.Getpid())
-}
-
-// closeGap asks for the rows of all entities whose changes a stream may have missed.
-func (w *Worker) closeGap(ctx context.Context, gap stream.Gap) error {
-	for _, name := range w.config.Catalog.Names() {
-		e := w.config.Catalog.Entities[name]
-		if !e.HasSink(gap.Sink) {
-			continue
-		}
-		_, err := backfill.Submit(ctx, w.db.Pool(), backfill.Request{Entity: e, Sinks: []saga.Sink{gap.Sink}, Reason: backfill.Gap, Floor: gap.Floor})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // rekeyed asks for the rows of an entity whose topic is begun anew.
