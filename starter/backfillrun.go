@@ -187,10 +187,10 @@ func (r *backfillRun) print() error {
 // line is an item's line while it goes on.
 func (i *backfillItem) line(now time.Time) string {
 	name := fmt.Sprintf("%-16s", shorten(i.Entity, 16))
-	switch {
-	case i.State == backfill.Requested:
+	switch i.State {
+	case backfill.Requested:
 		return name + "  " + bar(0, 1) + "  waits"
-	case i.State == backfill.Done:
+	case backfill.Done:
 		var behind []string
 		for _, b := range i.Behind {
 			behind = append(behind, fmt.Sprintf("%s %s", b.Publication, byteCount(b.Bytes)))

@@ -16,13 +16,13 @@ import (
 
 func (a *app) catalogCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "catalog", Short: "Check, apply or show the catalog of entities and their sinks",
+		Use: "catalog", Short: "Check, apply or show the catalog of entities and their sinks; drop an entity",
 		Args: usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			return usagef("catalog: want validate, apply or show")
+			return usagef("catalog: want validate, apply, show or drop")
 		},
 	}
-	cmd.AddCommand(a.validateCommand(), a.applyCommand(), &cobra.Command{
+	cmd.AddCommand(a.validateCommand(), a.applyCommand(), a.dropCommand(), &cobra.Command{
 		Use: "show", Short: "Show the catalog with every default written out", Args: usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error { return a.showCatalog() },
 	})

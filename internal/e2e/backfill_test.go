@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"io"
+	"os"
 	"os/exec"
-	"strings"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -48,18 +51,23 @@ func TestBackfillByHand(t *testing.T) {
 	defer cancel()
 	command := exec.CommandContext(ctx, program(t, programCLI), "backfill", "items")
 	command.Env = w.environ()
-	var stderr strings.Builder
-	command.Stderr = &stderr
+	stderr, err := command.StderrPipe()
+	require.NoError(t, err)
 	require.NoError(t, command.Start())
-	time.AfterFunc(500*time.Millisecond, func() { _ = command.Process.Signal(syscall.SIGINT) })
+	told, err := bufio.NewReader(stderr).ReadString('\n')
+	require.NoError(t, err)
+	require.Contains(t, told, "items: follows backfill 1")
+	require.NoError(t, command.Process.Signal(syscall.SIGINT))
+	rest, err := io.ReadAll(stderr)
+	require.NoError(t, err)
 	require.Error(t, command.Wait())
 	require.Equal(t, 1, command.ProcessState.ExitCode())
-	require.Contains(t, stderr.String(), "stopped to look: the workers go on with items")
+	require.Contains(t, string(rest), "stopped to look: the workers go on with items")
 
 	w.startWorker()
-	first := w.capsaga("", "backfill", "items", "-o", "json")
-	require.Zero(t, first.status, first.stderr)
-	line := first.backfill(t)
+	byHand := w.capsaga("", "backfill", "items", "-o", "json")
+	require.Zero(t, byHand.status, byHand.stderr)
+	line := byHand.backfill(t)
 	require.Equal(t, backfillLine{ID: line.ID, Entity: "items", State: "done", Rows: 3000, Visible: true, Seconds: line.Seconds}, line)
 	w.requireSinks("items", saga.Redis, saga.Kafka, saga.Elasticsearch)
 
@@ -82,4 +90,19 @@ func TestBackfillByHand(t *testing.T) {
 	require.Zero(t, list.status)
 	require.Contains(t, list.stdout, "failed")
 	require.Zero(t, w.capsaga("", "backfill", "items", "--cancel").status)
+
+	refused := w.capsaga("", "catalog", "drop", "items")
+	require.Equal(t, 1, refused.status)
+	require.Contains(t, refused.stderr, "entity items is in the catalog: take it out of the file")
+	without := filepath.Join(t.TempDir(), "without.yaml")
+	require.NoError(t, os.WriteFile(without, []byte("version: 1\nentities:\n  others: {table: others, key: [id], sinks: {redis: {}}}\n"), 0o600))
+	dry := runCLI(t, w.environ("CAPSAGA_CATALOG="+without), "", "catalog", "drop", "items", "--dry-run")
+	require.Zero(t, dry.status, dry.stderr)
+	require.Contains(t, dry.stdout, "3000 keys")
+	require.Contains(t, dry.stderr, "nothing was changed")
+	require.Len(t, w.inRedis("items"), 3000)
+	dropped := runCLI(t, w.environ("CAPSAGA_CATALOG="+without), "", "catalog", "drop", "items")
+	require.Zero(t, dropped.status, dropped.stderr)
+	require.Equal(t, dry.stdout, dropped.stdout)
+	require.Empty(t, w.inRedis("items"))
 }
