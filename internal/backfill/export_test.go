@@ -20,6 +20,6 @@ func RunUnlocked(ctx context.Context, db *postgres.DB, prefix saga.Prefix, b Bac
 	}
 	conn := pooled.Hijack()
 	defer closeSession(ctx, conn)
-	r := &runner{conn: conn, prefix: prefix, log: log, job: b}
+	r := &runner{conn: conn, prefix: prefix, log: log, job: b, maxBehind: 1 << 40}
 	return r.run(ctx)
 }

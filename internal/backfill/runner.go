@@ -24,9 +24,10 @@ type runner struct {
 	table  *table
 	pace   pace
 	// longest is for how long a chunk of several rows may hold locks.
-	longest time.Duration
-	since   int64  // bytes since the streams were last looked at
-	said    string // what was last noted, without its details
+	longest   time.Duration
+	maxBehind int64
+	since     int64  // bytes since the streams were last looked at
+	said      string // what was last noted, without its details
 	// before, if set, is called before each step that speaks to the server; tests
 	// stop the runner there.
 	before func(step string)
@@ -36,9 +37,7 @@ const (
 	// patience is how long a chunk of a single row waits for it. Nobody can wait
 	// for such a chunk in turn, but for the row.
 	patience = 2 * time.Second
-	// maxBehind is how far the streams may be behind before a backfill waits for
-	// them: PostgreSQL keeps that much of the WAL, on its disk.
-	maxBehind = 256 << 20
+	// lookEvery is after how many bytes the streams are looked at.
 	lookEvery = 8 << 20
 )
 
@@ -60,8 +59,9 @@ func (r *runner) step(name string) {
 func (r *runner) start(ctx context.Context) error {
 	var deadlock int64
 	r.step("start")
-	err := r.conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings, set_config('application_name', 'capsaga-backfill', false)
-		WHERE name = 'deadlock_timeout'`).Scan(&deadlock)
+	// The lock's timeout is for statements that are prepared while a table is altered.
+	err := r.conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings, set_config('application_name', 'capsaga-backfill', false),
+		set_config('lock_timeout', $1, false) WHERE name = 'deadlock_timeout'`, milliseconds(patience)).Scan(&deadlock)
 	r.longest = max(time.Duration(deadlock)*time.Millisecond/2, 2*time.Millisecond)
 	r.pace = newPace()
 	return err
@@ -279,7 +279,7 @@ func slots(prefix saga.Prefix, sinks []saga.Sink) []string {
 
 // awaitStreams waits while a stream is far behind.
 func (r *runner) awaitStreams(ctx context.Context) error {
-	if r.since < lookEvery {
+	if r.since < min(lookEvery, r.maxBehind) {
 		return nil
 	}
 	r.since = 0
@@ -319,8 +319,8 @@ func (r *runner) behind(ctx context.Context) (string, error) {
 		switch {
 		case !there:
 			problems = append(problems, fmt.Sprintf("replication slot %s does not exist: `capsaga catalog apply` creates it", slot))
-		case lag > maxBehind:
-			problems = append(problems, fmt.Sprintf("waits for the stream of slot %s, which is over %d MiB behind", slot, maxBehind>>20))
+		case lag > r.maxBehind:
+			problems = append(problems, fmt.Sprintf("waits for the stream of slot %s, which is over %d MiB behind", slot, r.maxBehind>>20))
 		}
 		return nil
 	})

@@ -23,6 +23,9 @@ type Config struct {
 	Logger  *slog.Logger // default slog.Default()
 	// Limit is how many backfills this process runs at once; default 2.
 	Limit int
+	// MaxBehind is how many bytes of the WAL a stream may be behind before a backfill
+	// waits for it: PostgreSQL keeps them on its disk. Default 256 MiB.
+	MaxBehind int64
 	// Poll is the time between two looks for what was requested; default 500 ms.
 	// Columns is that between two looks at the tables' columns; default 5 s.
 	Poll, Columns time.Duration
@@ -47,6 +50,9 @@ func NewService(c Config) *Service {
 	}
 	if c.Limit <= 0 {
 		c.Limit = 2
+	}
+	if c.MaxBehind <= 0 {
+		c.MaxBehind = 256 << 20
 	}
 	if c.Poll <= 0 {
 		c.Poll = 500 * time.Millisecond
@@ -155,7 +161,7 @@ func (s *Service) attempt(ctx context.Context, b Backfill) error {
 	if err := conn.QueryRow(ctx, tryLock, b.ID).Scan(&locked); err != nil || !locked {
 		return err
 	}
-	r := &runner{conn: conn, prefix: s.config.Prefix, log: s.log, job: b, before: s.before}
+	r := &runner{conn: conn, prefix: s.config.Prefix, log: s.log, job: b, maxBehind: s.config.MaxBehind, before: s.before}
 	return r.run(ctx)
 }
 

@@ -198,6 +198,23 @@ func TestBackfillWaitsForItsSlots(t *testing.T) {
 	require.Zero(t, w.await(b.ID, backfill.Done).Rows)
 }
 
+// While a stream is far behind, PostgreSQL keeps the WAL for it, and a backfill that
+// went on would fill the disk.
+func TestBackfillWaitsForStreamsThatAreBehind(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.exec("CREATE TABLE cold (id int PRIMARY KEY, pad text); INSERT INTO cold SELECT i, repeat('x', 900) FROM generate_series(1, 20000) i")
+	w.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", w.stack.Prefix.Slot(saga.PublicationRedis))
+	b := w.submit(backfill.Request{Entity: entity("cold", "id")})
+	w.serve(nil, func(c *backfill.Config) { c.MaxBehind = 4 << 20 })
+	waits := w.awaitError(b.ID, "waits for the stream of slot "+w.stack.Prefix.Slot(saga.PublicationRedis)+", which is over 4 MiB behind")
+	require.Less(t, waits.Rows, int64(20000))
+	s := w.read()
+	require.Empty(t, w.await(b.ID, backfill.Done).Error)
+	w.requireSame(s, entity("cold"))
+	require.Equal(t, 20000, s.reads)
+}
+
 // The columns of the sinks' rows follow those of the table.
 func TestChangedColumnsAreBackfilled(t *testing.T) {
 	t.Parallel()

@@ -30,6 +30,13 @@
 // virtual machine) may have bytes in a socket that the broker takes after its
 // successor began: the successor's records have a greater generation.
 //
+// # Backfills
+//
+// The rows of a backfill come as a logical message of the transaction that locked
+// them (saga.BackfillMessage). They are handed over as changes of that transaction,
+// of Op Read, and count in its indices like any others; its begin and end are
+// marks. Messages for other sinks are passed over.
+//
 // # What it does not do
 //
 // It does not decode transactions in progress: an uncommitted row has no
