@@ -249,3 +249,73 @@ func TestSlotsThatAreNotAWorkersToMake(t *testing.T) {
 	reported("publication redispub does not exist")
 	r.stop()
 }
+
+// What an operator sees while the sink is away, after that, and while nobody holds
+// the stream.
+func TestStatusTellsHowFarBehindTheStreamIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	sink := &memory{world: w}
+	r := w.start(func(c *stream.Config) { c.Handler = sink })
+	w.insert("seen")
+	r.settle()
+	w.rest()
+	info := w.status()
+	require.True(t, info.Exists && info.Active)
+	require.Zero(t, info.LagSeconds)
+	require.Equal(t, "test", info.Holder)
+	require.Equal(t, int64(1), info.Generation)
+	require.Equal(t, "reserved", info.WALStatus)
+	require.Positive(t, info.DecodedTransactions)
+
+	sink.setAway(true)
+	began := time.Now()
+	w.insert("waits")
+	behind := func(least float64) {
+		t.Helper()
+		stacktest.Eventually(t, 10*time.Second, func() error {
+			if info := w.status(); info.LagSeconds < least || info.LagSeconds > time.Since(began).Seconds()+0.1 || info.LagBytes == 0 {
+				return fmt.Errorf("%+v after %s", info, time.Since(began))
+			}
+			return nil
+		})
+	}
+	behind(2.5)
+	r.stop()
+	behind(time.Since(began).Seconds()) // what waited goes on waiting
+	require.False(t, w.status().Active)
+	require.Empty(t, w.status().Holder)
+
+	sink.setAway(false)
+	r = w.start(func(c *stream.Config) { c.Handler = sink })
+	r.settle()
+	stacktest.Eventually(t, 10*time.Second, func() error {
+		if info := w.status(); info.LagSeconds != 0 {
+			return fmt.Errorf("%+v", info)
+		}
+		return nil
+	})
+}
+
+// A stream that keeps up writes nothing down while it works, and next to nothing
+// when it comes to rest, however much others write.
+func TestAStreamThatKeepsUpWritesLittle(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start()
+	r.settle()
+	writes := func(beside func()) (n int) {
+		row := func() string { return w.text("SELECT xmin::text FROM capsaga.stream") }
+		last := row()
+		for began := time.Now(); time.Since(began) < 3*time.Second; {
+			beside()
+			if is := row(); is != last {
+				n, last = n+1, is
+			}
+		}
+		return n
+	}
+	require.LessOrEqual(t, writes(func() { w.insert(fmt.Sprint(time.Now().UnixNano())) }), 2)
+	r.settle()
+	require.LessOrEqual(t, writes(func() {}), 3)
+}
