@@ -65,7 +65,8 @@ type Producer struct {
 	mu      sync.Mutex
 	changed sync.Cond // the queue has a first record, has room again, or is closed
 	queue   []kgo.Record
-	bytes   int // of the queue
+	bytes   int               // of the queue
+	batches map[partition]int // and of its records for each partition
 	closed  bool
 	client  *kgo.Client
 	limits  map[string]int // batch limits per topic
@@ -76,6 +77,12 @@ type Producer struct {
 	// run's goroutine alone uses these.
 	round  []kgo.Record // on its way
 	sentAt time.Time
+}
+
+// partition is one of a topic.
+type partition struct {
+	topic string
+	id    int32
 }
 
 const (
@@ -94,7 +101,7 @@ const (
 
 // NewProducer returns a producer with an id of its own.
 func (c *Client) NewProducer(outcome Outcome) (*Producer, error) {
-	p := &Producer{admin: c, outcome: outcome, limits: map[string]int{}, done: make(chan struct{}), sentAt: time.Now()}
+	p := &Producer{admin: c, outcome: outcome, limits: map[string]int{}, batches: map[partition]int{}, done: make(chan struct{}), sentAt: time.Now()}
 	p.changed.L = &p.mu
 	var err error
 	if p.client, err = p.connect(); err != nil {
@@ -160,7 +167,8 @@ func (p *Producer) Produce(r Record) {
 	size := r.Size()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for !p.closed && len(p.queue) > 0 && (p.bytes+size > roundBytes || len(p.queue) == roundRecords) {
+	to := partition{r.Topic, r.Partition}
+	for !p.closed && len(p.queue) > 0 && !p.fits(to, size) {
 		p.changed.Wait()
 	}
 	if p.closed {
@@ -168,9 +176,22 @@ func (p *Producer) Produce(r Record) {
 	}
 	p.queue = append(p.queue, kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers})
 	p.bytes += size
+	p.batches[to] += size
 	if len(p.queue) == 1 {
 		p.changed.Broadcast()
 	}
+}
+
+// fits reports whether the round has room for a record. A round has one batch for a
+// partition: were there a second, a broker that refuses the first could take it,
+// since it does not check the sequence of a producer that is new to the partition.
+func (p *Producer) fits(to partition, size int) bool {
+	limit, ok := p.limits[to.topic]
+	if !ok {
+		limit = defaultMaxMessageBytes
+	}
+	held := p.batches[to]
+	return p.bytes+size <= roundBytes && len(p.queue) < roundRecords && (held == 0 || held+size <= limit)
 }
 
 // run sends rounds until one fails or the producer is aborted.
@@ -205,6 +226,7 @@ func (p *Producer) next() bool {
 		return false
 	}
 	p.round, p.queue, p.bytes = p.queue, p.round[:0], 0
+	clear(p.batches)
 	p.changed.Broadcast()
 	return true
 }
