@@ -44,6 +44,8 @@ broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 log.retention.hours=720
 log.segment.bytes=134217728
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
 `
 
 func (s *stack) kafka() *server {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -100,7 +101,7 @@ type outcome struct {
 }
 
 func newOutcome() *outcome {
-	return &outcome{acknowledged: make(chan int, 10_000), failed: make(chan error, 1)}
+	return &outcome{acknowledged: make(chan int, 1_000_000), failed: make(chan error, 1)}
 }
 
 func (o *outcome) told() Outcome {
@@ -170,15 +171,15 @@ func TestATopicsRefusalIsToldFromOthers(t *testing.T) {
 	require.False(t, TopicRefuses(err))
 }
 
-// The broker's limit is lowered under a producer that fills batches: no record that
-// follows a refused one is written.
+// The broker's limit is lowered under a producer, so that now and then a batch is
+// over it and the next one is not: no record that follows a refused one is written.
 func TestNothingIsWrittenBehindARefusedRecord(t *testing.T) {
 	t.Parallel()
 	client, topic := open(t)
 	ctx := testContext(t)
 	_, err := client.EnsureTopics(ctx, []TopicSpec{{Name: topic, Cleanup: "delete"}})
 	require.NoError(t, err)
-	for try := range 5 {
+	for try := range 20 {
 		require.NoError(t, client.AlterTopic(ctx, topic, map[string]string{"max.message.bytes": "1000000"}))
 		before, err := client.EndOffset(ctx, topic)
 		require.NoError(t, err)
@@ -203,6 +204,9 @@ func TestNothingIsWrittenBehindARefusedRecord(t *testing.T) {
 				}
 				value := make([]byte, size)
 				_, _ = rand.Read(value)
+				for next := time.Now().Add(5 * time.Microsecond); time.Now().Before(next); {
+					runtime.Gosched() // so that few records are in a batch
+				}
 				producer.Produce(Record{Topic: topic, Key: strconv.AppendInt(nil, int64(n), 10), Value: value})
 			}
 		}()

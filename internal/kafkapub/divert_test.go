@@ -124,16 +124,12 @@ func (w *world) alarms() []string {
 // drain asks for a topic's parked records and waits until they are back.
 func (w *world) drain(table string) {
 	w.t.Helper()
-	w.exec("UPDATE capsaga.topic SET drain_at = now(), drain_error = NULL WHERE topic = $1", w.topic(table))
+	require.NoError(w.t, kafkapub.RequestDrain(context.Background(), w.pool(), w.slot, []string{w.topic(table)}))
 	stacktest.Eventually(w.t, 30*time.Second, func() error {
-		var diverted bool
-		var problem *string
-		err := w.pool().QueryRow(context.Background(), "SELECT diverted_at IS NOT NULL, drain_error FROM capsaga.topic WHERE topic = $1", w.topic(table)).
-			Scan(&diverted, &problem)
-		if problem != nil {
-			require.Fail(w.t, "refused", *problem)
-		}
-		if err == nil && diverted {
+		diverted, err := kafkapub.Diversions(context.Background(), w.pool(), w.slot)
+		if err == nil && len(diverted) > 0 {
+			require.Empty(w.t, diverted[0].Refused)
+			require.Equal(w.t, "public."+table, diverted[0].Table)
 			err = errors.New("still diverted")
 		}
 		return err

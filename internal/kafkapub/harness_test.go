@@ -34,8 +34,13 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	return newWorldOn(t, stacktest.New(t))
+}
+
+func newWorldOn(t testing.TB, stack stacktest.Stack) *world {
+	t.Helper()
 	ctx := context.Background()
-	w := &world{t: t, stack: stacktest.New(t)}
+	w := &world{t: t, stack: stack}
 	w.slot = w.stack.Prefix.Slot(saga.PublicationKafka)
 	_, err := postgres.Migrate(ctx, w.stack.PostgresURL)
 	require.NoError(t, err)

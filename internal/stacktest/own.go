@@ -14,8 +14,8 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// Own is a PostgreSQL with its replica that one test has for itself, to change its
-// settings, stop it and promote the replica.
+// Own is servers that one test has for itself, to change their settings and to stop
+// them: a PostgreSQL with its replica, or a Kafka.
 type Own struct {
 	t    testing.TB
 	dir  string
@@ -28,6 +28,21 @@ const ownPorts = 500
 // NewOwn starts a primary and its replica, and removes both when the test ends.
 // Only one test of a package may have them at a time.
 func NewOwn(t testing.TB) *Own {
+	t.Helper()
+	return newOwn(t, "postgres", "replica")
+}
+
+// NewOwnKafka starts a Kafka, and removes it when the test ends. Only one test at a
+// time may have it.
+func NewOwnKafka(t testing.TB) *Own {
+	t.Helper()
+	return newOwn(t, "kafka")
+}
+
+// KafkaBrokers returns where NewOwnKafka's answers.
+func (o *Own) KafkaBrokers() []string { return []string{fmt.Sprintf("127.0.0.1:%d", o.base+92)} }
+
+func newOwn(t testing.TB, servers ...string) *Own {
 	t.Helper()
 	// Not t.TempDir: the servers run as another user, who has to get there.
 	dir, err := os.MkdirTemp("", "capsaga-own-")
@@ -44,8 +59,9 @@ func NewOwn(t testing.TB) *Own {
 		}
 		_ = os.RemoveAll(dir)
 	})
-	o.Do("start", "postgres")
-	o.Do("start", "replica")
+	for _, server := range servers {
+		o.Do("start", server)
+	}
 	return o
 }
 
