@@ -34,6 +34,9 @@ func Validate(ctx context.Context, db postgres.Querier, f *File, o Options) (Pro
 		return nil, err
 	}
 	v.checkServer()
+	if err := v.checkFailover(ctx); err != nil {
+		return nil, err
+	}
 	for _, name := range f.Catalog.Names() {
 		if err := v.checkEntity(ctx, f.Catalog.Entities[name]); err != nil {
 			return nil, err
