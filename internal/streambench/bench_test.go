@@ -92,10 +92,15 @@ func (w *world) contest(name string, slots map[string]string) {
 		w.loadInBulk()
 	case "all-three":
 		var all []*stream.Positions
+		var stops []func()
+		defer func() {
+			for _, stop := range stops {
+				stop()
+			}
+		}()
 		for _, sink := range []string{"elasticsearch", "redis", "kafka"} {
 			positions, stop := w.start(slots["all_"+sink], publications[sinks[sink]], sinks[sink])
-			defer stop()
-			all = append(all, positions)
+			all, stops = append(all, positions), append(stops, stop)
 		}
 		for _, positions := range all {
 			w.confirmed(positions)
