@@ -45,11 +45,12 @@ func (w *Worker) openStreams() error {
 		saga.Redis:         w.sinkHandler(saga.Redis, sinkpub.Redis(w.redis, w.config.Catalog), 0),
 		saga.Elasticsearch: w.sinkHandler(saga.Elasticsearch, w.elastic, sinkpub.ElasticsearchDocuments),
 	}
+	watch := stream.NewWatch(w.db.Pool())
 	for _, sink := range saga.Sinks {
 		if sink != saga.Kafka && !w.config.Catalog.Uses(sink) {
 			continue
 		}
-		if err := w.openStream(sink, handlers[sink]); err != nil {
+		if err := w.openStream(sink, handlers[sink], watch); err != nil {
 			return err
 		}
 	}
@@ -65,11 +66,11 @@ func (w *Worker) sinkHandler(sink saga.Sink, store sinkpub.Store, documents int)
 	return backfill.Guard(handler, w.db.Pool(), w.config.Catalog, sink)
 }
 
-func (w *Worker) openStream(sink saga.Sink, handler stream.Handler) error {
+func (w *Worker) openStream(sink saga.Sink, handler stream.Handler, watch *stream.Watch) error {
 	s := w.config.Systems
 	config := stream.Config{
 		URL: s.PostgresURL, Slot: s.Prefix.Slot(publicationOf[sink]), Publications: []string{publicationOf[sink]}, Sink: sink,
-		Holder: holder(), Registry: w.db, Database: w.db.Pool(), Handler: handler, Logger: w.log,
+		Holder: holder(), Registry: w.db, Database: w.db.Pool(), Watch: watch, Handler: handler, Logger: w.log,
 		Failover: w.config.Catalog.Streams.Failover, OnGap: w.closeGap,
 	}
 	if sink == saga.Kafka {

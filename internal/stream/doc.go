@@ -37,6 +37,35 @@
 // of Op Read, and count in its indices like any others; its begin and end are
 // marks. Messages for other sinks are passed over.
 //
+// # How a slot that was made anew is told
+//
+// A slot is lost when it is dropped, when the server invalidates it, or with a
+// primary whose standby had no copy of it. A new one of the same name begins where
+// the WAL ends; what lies between is read by nobody. So the next holder must know
+// its slot from any other, also when the last one had no time for a last word.
+//
+// It knows by the position. Positions in the WAL are even; a holder confirms one
+// byte less than it has, so an odd position is a holder's and an even one is that of
+// a slot that was made, or advanced by hand. This costs nothing and is exact; a bound
+// written down ahead of what is confirmed would leave as much as it is ahead by to be
+// missed unseen. Only at rest is the last byte confirmed too, so that whoever
+// compares the slot with the end of the WAL finds them equal: capsaga.stream then
+// says so first (postgres.DB.SettleStream), which is one write after a burst and none
+// while the stream is busy. A server that shuts down waits for exactly the position
+// that it has sent; it is told in an answer that leaves the slot as it is.
+//
+//	slot gone or invalidated → note why → (drop) → make it anew    any worker, or apply
+//	acquire: not the slot that is known → write the gap down       nothing is confirmed yet
+//	→ OnGap until it succeeds → close the gap                      beside the stream
+//
+// A crash between any two of these repeats from the note: the same gap, with the same
+// floor, is handed to OnGap again. A slot whose position has gone back, as a synced
+// copy's may have, only repeats. Another cluster's system identifier is a gap. A
+// stream's first slot is none.
+//
+// A waiter for a position (Positions) is content with a new slot, which stands beyond
+// what was missed: the rows come with the backfill, which is written down by then.
+//
 // # What it does not do
 //
 // It does not decode transactions in progress: an uncommitted row has no

@@ -44,6 +44,8 @@ type Config struct {
 	// Database is a pool of normal connections, to look at the slot with.
 	Database postgres.Querier
 	Handler  Handler
+	// Watch is shared by the readers of a process; default: the reader's own.
+	Watch *Watch
 	// Positions is told of each confirmed position at once; may be nil.
 	Positions *Positions
 	// Observe is told of each transaction that was handed over whole, from one
@@ -102,6 +104,10 @@ func NewReader(config Config) (*Reader, error) {
 	if config.MaxInFlightBytes <= 0 {
 		config.MaxInFlightBytes = defaultInFlightBytes
 	}
+	if config.Watch == nil {
+		config.Watch = NewWatch(config.Database)
+	}
+	config.Watch.add(config.Slot)
 	log := config.Logger.With("slot", config.Slot)
 	r := &Reader{config: config, conn: conn, log: log}
 	r.report = &reporter{registry: config.Registry, slot: config.Slot, log: log}
@@ -162,7 +168,7 @@ func (r *Reader) awaitFree(ctx context.Context) bool {
 	tick := time.NewTicker(standbyPoll)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		slot, err := r.readSlot(ctx)
+		slot, err := r.config.Watch.look(ctx, r.config.Slot)
 		switch {
 		case ctx.Err() != nil:
 			return false
@@ -182,12 +188,6 @@ func (r *Reader) awaitFree(ctx context.Context) bool {
 		}
 	}
 	return false
-}
-
-func (r *Reader) readSlot(ctx context.Context) (postgres.SlotState, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	return readSlot(ctx, r.config.Database, r.config.Slot)
 }
 
 // hold takes the slot and publishes until it is lost. When something was refused
