@@ -60,8 +60,8 @@ func (r *runner) start(ctx context.Context) error {
 	var deadlock int64
 	r.step("start")
 	// The lock's timeout is for statements that are prepared while a table is altered.
-	err := r.conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings, set_config('application_name', 'capsaga-backfill', false),
-		set_config('lock_timeout', $1, false) WHERE name = 'deadlock_timeout'`, milliseconds(patience)).Scan(&deadlock)
+	err := r.conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings, set_config('application_name', 'capsaga-backfill', false) name_,
+		set_config('lock_timeout', $1, false) limit_ WHERE name = 'deadlock_timeout'`, milliseconds(patience)).Scan(&deadlock)
 	r.longest = max(time.Duration(deadlock)*time.Millisecond/2, 2*time.Millisecond)
 	r.pace = newPace()
 	return err

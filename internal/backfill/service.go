@@ -40,7 +40,8 @@ type Service struct {
 
 	mu       sync.Mutex
 	running  map[int64]bool
-	troubled bool // the database did not answer, which was said
+	told     map[int64]string // by backfill, what interrupted it last
+	troubled bool             // the database did not answer, which was said
 }
 
 // NewService returns a service.
@@ -60,7 +61,7 @@ func NewService(c Config) *Service {
 	if c.Columns <= 0 {
 		c.Columns = 5 * time.Second
 	}
-	return &Service{config: c, log: c.Logger, running: map[int64]bool{}}
+	return &Service{config: c, log: c.Logger, running: map[int64]bool{}, told: map[int64]string{}}
 }
 
 // Run runs backfills until ctx ends. It returns when they have stopped, nil.
@@ -101,13 +102,29 @@ func (s *Service) look(ctx context.Context, group *sync.WaitGroup) error {
 		}
 		group.Go(func() {
 			defer s.give(b.ID)
-			err := s.attempt(ctx, b)
-			if err != nil && ctx.Err() == nil {
-				s.log.Warn("a backfill was interrupted and goes on", "entity", b.Entity, "backfill", b.ID, "error", postgres.ErrorText(err))
-			}
+			s.interrupted(ctx, b, s.attempt(ctx, b))
 		})
 	}
 	return nil
+}
+
+// interrupted says what ended a runner before its backfill, unless it was the same
+// the last time.
+func (s *Service) interrupted(ctx context.Context, b Backfill, err error) {
+	text := ""
+	if err != nil && ctx.Err() == nil {
+		text = postgres.ErrorText(err)
+	}
+	s.mu.Lock()
+	news := text != s.told[b.ID]
+	s.told[b.ID] = text
+	if text == "" {
+		delete(s.told, b.ID)
+	}
+	s.mu.Unlock()
+	if news && text != "" {
+		s.log.Warn("a backfill was interrupted and goes on", "entity", b.Entity, "backfill", b.ID, "error", text)
+	}
 }
 
 func (s *Service) take(id int64) bool {
