@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/saga"
@@ -80,6 +81,32 @@ func (r *Reader) startReplication(ctx context.Context) (*pgconn.PgConn, error) {
 		return nil, classify("start replication from slot "+slot, err)
 	}
 	return conn, nil
+}
+
+// finishLimit is how long a holder that leaves waits for the walsender to have taken
+// its last word.
+const finishLimit = 500 * time.Millisecond
+
+// finishReplication ends the stream and waits until the walsender agrees, which has
+// then taken the last position too. A connection that is closed while it has data
+// that nobody read is reset, and what was sent on it may be lost with it: nothing
+// would be missed, but the next holder would repeat.
+func finishReplication(conn *pgconn.PgConn) {
+	_ = conn.Conn().SetReadDeadline(time.Now().Add(finishLimit))
+	conn.Frontend().Send(&pgproto3.CopyDone{})
+	if err := conn.Frontend().Flush(); err != nil {
+		return
+	}
+	for {
+		message, err := conn.ReceiveMessage(context.Background())
+		if err != nil {
+			return
+		}
+		switch message.(type) {
+		case *pgproto3.ReadyForQuery, *pgproto3.ErrorResponse:
+			return
+		}
+	}
 }
 
 // closeConnection ends the walsender, which sets the slot free.

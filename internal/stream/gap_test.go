@@ -319,3 +319,25 @@ func TestAStreamThatKeepsUpWritesLittle(t *testing.T) {
 	r.settle()
 	require.LessOrEqual(t, writes(func() {}), 3)
 }
+
+// A holder that is told to stop leaves nothing to be repeated, however soon after
+// the last acknowledgement.
+func TestALeavingHolderLeavesNothingToRepeat(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for i := range 10 {
+		r := w.start()
+		r.settle()
+		for j := range 20 {
+			w.insert(fmt.Sprint(i, " ", j))
+		}
+		r.settle()
+		r.stop()
+	}
+	w.start().settle()
+	for i := range 10 {
+		for j := range 20 {
+			require.Equal(t, 1, w.times(fmt.Sprint(i, " ", j)))
+		}
+	}
+}

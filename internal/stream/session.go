@@ -119,6 +119,9 @@ func (h *hold) run(ctx context.Context) error {
 	stopDispatch()
 	h.handler.Close() // before anyone else may hold the slot
 	group.Wait()
+	if err == nil {
+		finishReplication(h.conn)
+	}
 	h.notes.leave()
 	return err
 }
