@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/capsaga/capsaga/internal/stacktest"
+	"github.com/capsaga/capsaga/saga"
 )
 
 // worker is a running capsaga-worker.
@@ -149,13 +150,14 @@ func tail(text string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// holder returns the worker that holds the stream; it waits for one of them to.
+// holder returns the worker that holds the stream to Kafka; it waits for one of them
+// to.
 func (w *world) holder(workers ...*worker) *worker {
 	w.t.Helper()
 	var holder *worker
 	stacktest.Eventually(w.t, 10*time.Second, func() error {
 		name := value[string](w, `SELECT coalesce((SELECT s.holder FROM capsaga.stream s
-			JOIN pg_replication_slots r ON r.slot_name = s.slot WHERE r.active), '')`)
+			JOIN pg_replication_slots r ON r.slot_name = s.slot WHERE r.active AND s.slot = $1), '')`, w.stack.Prefix.Slot(saga.PublicationKafka))
 		for _, p := range workers {
 			if strings.HasSuffix(name, fmt.Sprintf(":%d", p.pid())) {
 				holder = p
