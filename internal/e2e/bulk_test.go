@@ -20,7 +20,7 @@ func TestReplayOfManyParkedSagas(t *testing.T) {
 	const parked = 2000
 	w := newClashingWorld(t)
 	p := w.startWorker()
-	w.exec("INSERT INTO products (id, title, genre) SELECT i, 'film ' || i, 'Drama' FROM generate_series(0, $1 - 1) i", parked)
+	w.exec("ALTER TABLE products ALTER COLUMN genre SET DEFAULT 'Drama'") // which the index refuses
 	began := time.Now()
 	w.writeMany("many", parked)
 	waiting := func(want int) error {
