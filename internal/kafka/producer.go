@@ -137,7 +137,8 @@ func (p *Producer) connect() (*kgo.Client, error) {
 }
 
 // Prepare sets the greatest size of a batch to a topic, before the first record to
-// it. A record of more than the topic's MaxBytes is not to be produced.
+// it. After that it may lower it, and not raise it: the driver goes by the first. A
+// record of more than the topic's MaxBytes is not to be produced.
 func (p *Producer) Prepare(topic Topic) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -75,19 +75,27 @@ func (c *refusing) newProducer(client *kafka.Client) func(kafka.Outcome) (kafkap
 }
 
 func (p *refusingProducer) Produce(r kafka.Record) {
+	if p.admits(r) {
+		p.Producer.Produce(r) // without the lock: it waits for acknowledgements
+	}
+}
+
+func (p *refusingProducer) admits(r kafka.Record) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch err := p.cluster.check(r.Topic); {
-	case p.failed != nil:
-	case err != nil:
-		p.failed = func() { p.outcome.Failed(r, err) }
-		if p.before == 0 {
-			go p.failed()
-		}
-	default:
-		p.before++
-		p.Producer.Produce(r)
+	if p.failed != nil {
+		return false
 	}
+	err := p.cluster.check(r.Topic)
+	if err == nil {
+		p.before++
+		return true
+	}
+	p.failed = func() { p.outcome.Failed(r, err) }
+	if p.before == 0 {
+		go p.failed()
+	}
+	return false
 }
 
 func (p *refusingProducer) acknowledged(n int) {
@@ -404,6 +412,7 @@ func TestOrderHoldsWhileTheLimitMoves(t *testing.T) {
 			limit = 1_000_000
 		}
 		w.setTopic("counters", "max.message.bytes", fmt.Sprint(limit))
+		w.exec("ALTER TABLE counters ALTER padding SET STATISTICS " + fmt.Sprint(i)) // the table is described anew, and the topic looked at
 		w.settle(r.positions)
 	}
 	cancel()

@@ -72,6 +72,10 @@ func (s *session) learn(ctx context.Context, t *target) error {
 		return err
 	}
 	topic.MaxBytes = s.memory.limit(t.spec.Name, topic.MaxBytes)
+	if t.used {
+		// The producer makes its batches by the limit that it began with.
+		topic.MaxBytes = min(topic.MaxBytes, t.topic.MaxBytes)
+	}
 	t.topic, t.asked = topic, time.Now()
 	s.producer.Prepare(topic)
 	return nil
