@@ -19,10 +19,6 @@ var publicationOf = map[saga.Sink]string{
 	saga.Redis: saga.PublicationRedis, saga.Kafka: saga.PublicationKafka, saga.Elasticsearch: saga.PublicationElasticsearch,
 }
 
-// sinkInFlight bounds what a stream to Redis or Elasticsearch has in memory. More
-// gains nothing: two full requests are under way and a third is made ready.
-const sinkInFlight = 12 << 20
-
 // streamed is PostgreSQL as the streams see it.
 type streamed struct{ *postgres.DB }
 
@@ -42,8 +38,8 @@ func (w *Worker) openStreams() error {
 			Prefix: s.Prefix, DatabaseName: w.db.Pool().Config().ConnConfig.Database, Database: w.db.Pool(),
 			Catalog: w.config.Catalog, Rekeyed: w.rekeyed, Logger: w.log,
 		}),
-		saga.Redis:         w.sinkHandler(saga.Redis, sinkpub.Redis(w.redis, w.config.Catalog), 0),
-		saga.Elasticsearch: w.sinkHandler(saga.Elasticsearch, w.elastic, sinkpub.ElasticsearchDocuments),
+		saga.Redis:         w.sinkHandler(saga.Redis, sinkpub.Redis(w.redis, w.config.Catalog)),
+		saga.Elasticsearch: w.sinkHandler(saga.Elasticsearch, w.elastic),
 	}
 	watch := stream.NewWatch(w.db.Pool())
 	for _, sink := range saga.Sinks {
@@ -57,9 +53,9 @@ func (w *Worker) openStreams() error {
 	return nil
 }
 
-func (w *Worker) sinkHandler(sink saga.Sink, store sinkpub.Store, documents int) stream.Handler {
+func (w *Worker) sinkHandler(sink saga.Sink, store sinkpub.Store) stream.Handler {
 	handler := sinkpub.New(sinkpub.Config{
-		Sink: sink, Catalog: w.config.Catalog, Database: streamed{w.db}, Store: store, MaxDocuments: documents, Logger: w.log,
+		Sink: sink, Catalog: w.config.Catalog, Database: streamed{w.db}, Store: store, Logger: w.log,
 		Adopt:  w.db.AdoptRefused,
 		Resync: func(ctx context.Context, e *saga.Entity) error { return backfill.Resync(ctx, w.db.Pool(), e, sink) },
 	})
@@ -75,8 +71,6 @@ func (w *Worker) openStream(sink saga.Sink, handler stream.Handler, watch *strea
 	}
 	if sink == saga.Kafka {
 		config.Positions = w.positions
-	} else {
-		config.MaxInFlightBytes = sinkInFlight
 	}
 	reader, err := stream.NewReader(config)
 	if err != nil {

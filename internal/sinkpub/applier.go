@@ -72,15 +72,18 @@ func (a *applier) run(ctx context.Context) {
 		for _, done := range b.done {
 			done(nil)
 		}
+		a.queue.recycle(b)
 	}
 }
 
 // apply brings a batch to the sink, however long that takes: to where the rows are
 // now, and to an index that is being filled.
 func (a *applier) apply(ctx context.Context, b *batch) error {
-	left := b.items
+	if !slices.ContainsFunc(b.items, func(i item) bool { return i.next != "" }) {
+		return a.applyTo(ctx, "", b.items)
+	}
 	targets := map[string][]item{}
-	for _, i := range left {
+	for _, i := range b.items {
 		if i.current {
 			targets[""] = append(targets[""], i)
 		}

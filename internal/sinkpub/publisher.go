@@ -52,20 +52,29 @@ type Config struct {
 	// Resync asks for a backfill that also removes what is no row any more.
 	Resync func(ctx context.Context, e *saga.Entity) error
 	Logger *slog.Logger // default slog.Default()
-	// MaxDocuments bounds one request; default 1,000.
+	// MaxDocuments bounds one request; default what suits the sink.
 	MaxDocuments int
 
 	entities map[saga.Table]*saga.Entity
 }
 
-const (
-	defaultDocuments = 1000
-	// maxBatchBytes bounds the rows of one request.
-	maxBatchBytes = 4 << 20
-	// requests is how many are under way at once: while the sink works on one, the
-	// next is made ready.
-	requests = 2
-)
+// maxBatchBytes bounds the rows of one request.
+const maxBatchBytes = 4 << 20
+
+// load is what a sink is given to do at once.
+type load struct {
+	documents int // in a request
+	// requests is how many are under way: while the sink works on one, the next is
+	// made ready.
+	requests int
+}
+
+// loads are what BenchmarkStreamBacklog is fastest with. A request to Elasticsearch
+// keeps one thread of it busy, and waits for its disk in the end.
+var loads = map[saga.Sink]load{
+	saga.Redis:         {documents: 1000, requests: 2},
+	saga.Elasticsearch: {documents: 2000, requests: 3},
+}
 
 // Publisher applies a stream to a sink. It is a stream.Handler.
 type Publisher struct {
@@ -79,7 +88,7 @@ func New(config Config) *Publisher {
 		config.Logger = slog.Default()
 	}
 	if config.MaxDocuments <= 0 {
-		config.MaxDocuments = defaultDocuments
+		config.MaxDocuments = loads[config.Sink].documents
 	}
 	config.Logger = config.Logger.With("sink", config.Sink)
 	config.entities = map[saga.Table]*saga.Entity{}
@@ -99,7 +108,7 @@ func (p *Publisher) Start(ctx context.Context, _ stream.Lease) (stream.Session, 
 		rebuilds: map[string]string{}, handovers: map[string][]handover{}, touched: map[string]bool{},
 		applier: newApplier(p.config), cancel: cancel,
 	}
-	for range requests {
+	for range loads[p.config.Sink].requests {
 		s.running.Go(func() { s.applier.run(applying) })
 	}
 	return s, nil

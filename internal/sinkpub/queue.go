@@ -38,6 +38,14 @@ type batch struct {
 
 func newBatch() *batch { return &batch{index: map[rowKey]int{}} }
 
+// reset empties a batch for its next use: most of what a batch costs is its growing.
+func (b *batch) reset() {
+	clear(b.items)
+	clear(b.done)
+	clear(b.index)
+	*b = batch{items: b.items[:0], index: b.index, done: b.done[:0]}
+}
+
 // add puts an item in the batch, in the place of an earlier one of its row.
 func (b *batch) add(i item) {
 	b.done = append(b.done, i.done)
@@ -67,7 +75,8 @@ type queue struct {
 	changed   chan struct{} // closed and made anew when somebody may go on
 	filling   *batch
 	ready     *batch // nil: none
-	waiting   int    // who would take one
+	spare     []*batch
+	waiting   int // who would take one
 	underWay  int
 	exclusive bool // the one under way is to be alone
 	// open is the version of the transaction that is being read, zero between two;
@@ -104,12 +113,30 @@ func (q *queue) wait(ctx context.Context, ready func() bool) error {
 	return nil
 }
 
+// empty returns a batch that was applied, or a new one.
+func (q *queue) empty() *batch {
+	if len(q.spare) == 0 {
+		return newBatch()
+	}
+	b := q.spare[len(q.spare)-1]
+	q.spare = q.spare[:len(q.spare)-1]
+	return b
+}
+
+// recycle takes a batch that nobody needs any more.
+func (q *queue) recycle(b *batch) {
+	b.reset()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.spare = append(q.spare, b)
+}
+
 // seal makes what has gathered ready to be taken, if nothing else is.
 func (q *queue) seal() {
 	if q.ready != nil || len(q.filling.items) == 0 {
 		return
 	}
-	q.ready, q.filling = q.filling, newBatch()
+	q.ready, q.filling = q.filling, q.empty()
 	if q.rows > 0 {
 		q.split, q.rows = q.open, 0
 	}

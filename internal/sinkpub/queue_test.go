@@ -70,7 +70,7 @@ func TestQueueProperty(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		var running sync.WaitGroup
-		for range requests {
+		for range loads[saga.Elasticsearch].requests {
 			running.Go(func() { a.run(ctx) })
 		}
 		want := map[string]string{}

@@ -7,10 +7,6 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// ElasticsearchDocuments is a good Config.MaxDocuments for Elasticsearch: larger
-// requests gain nothing, see BenchmarkStreamBacklog.
-const ElasticsearchDocuments = 2000
-
 // Redis is a store whose rows and tombstones live as long as the catalog says.
 func Redis(store *redis.Store, catalog *saga.Catalog) Store { return &redisStore{store, catalog} }
 

@@ -1,8 +1,10 @@
 package stream
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"strings"
 	"time"
@@ -28,6 +30,9 @@ const (
 	askEvery = 500 * time.Millisecond
 
 	connectTimeout = 3 * time.Second
+	// readBytes is read from the connection at once, where it has as much: the
+	// driver's own 8 kB are a system call for every few rows of a backlog.
+	readBytes = 64 << 10
 )
 
 // replicationConfig reads a connection string into that of a replication
@@ -50,6 +55,9 @@ func replicationConfig(url string) (*pgconn.Config, error) {
 	config.RuntimeParams["application_name"] = "capsaga-stream"
 	config.RuntimeParams["wal_sender_timeout"] = fmt.Sprint(senderTimeout.Milliseconds())
 	config.ConnectTimeout = connectTimeout
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBytes), w)
+	}
 	return config, nil
 }
 

@@ -26,12 +26,14 @@ func (h *hold) receive(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errLost, classify("read from slot "+h.slot, err))
 		}
-		if h.heard.age() > silenceLimit {
+		now := time.Now()
+		if h.heard.before(now) > silenceLimit {
 			if err := h.verify(ctx); err != nil {
 				return err
 			}
+			now = time.Now()
 		}
-		h.heard.now()
+		h.heard.advance(now)
 		switch m := message.(type) {
 		case *pgproto3.CopyData:
 			if err := h.receiveData(ctx, m.Data); err != nil {

@@ -84,7 +84,12 @@ type clock struct{ at atomic.Int64 }
 var processStart = time.Now()
 
 func (c *clock) now()               { c.advance(time.Now()) }
-func (c *clock) age() time.Duration { return time.Since(processStart) - time.Duration(c.at.Load()) }
+func (c *clock) age() time.Duration { return c.before(time.Now()) }
+
+// before returns how long before t the clock stands.
+func (c *clock) before(t time.Time) time.Duration {
+	return t.Sub(processStart) - time.Duration(c.at.Load())
+}
 
 // advance sets the clock unless it is ahead already.
 func (c *clock) advance(t time.Time) {

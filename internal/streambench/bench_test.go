@@ -19,7 +19,7 @@ import (
 
 const (
 	backlogRows = 200_000
-	rounds      = 3
+	rounds      = 5
 )
 
 // figures are those of one contestant, a value per round.

@@ -199,7 +199,7 @@ func (w *world) handler(sink saga.Sink, log *slog.Logger) stream.Handler {
 	if sink == saga.Redis {
 		config.Store = sinkpub.Redis(w.redis, w.catalog)
 	} else {
-		config.Store, config.MaxDocuments = w.elastic, sinkpub.ElasticsearchDocuments
+		config.Store = w.elastic
 	}
 	return sinkpub.New(config)
 }
