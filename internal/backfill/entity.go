@@ -43,12 +43,20 @@ func readPairs(ctx context.Context, db postgres.Querier) ([]pair, error) {
 	return pairs, postgres.Classify("read what was provisioned", err)
 }
 
-// Made is what was made anew for an entity that may have been provisioned before.
+// Made is what was made anew for an entity.
 type Made struct {
-	// Sinks are those whose topic or index is new, and so empty.
-	Sinks []saga.Sink
+	// Emptied are the sinks that had a topic or an index before; see BeginsEmpty.
+	Emptied []saga.Sink
 	// Index is a new index that is to take the present one's place.
 	Index string
+}
+
+// BeginsEmpty is told before a topic or an index is made. If the entity had one,
+// then what was noted of it is void, so that Provisioned requests a backfill even if
+// the process that made it ends before it gets there.
+func BeginsEmpty(ctx context.Context, db postgres.Querier, entity string, sink saga.Sink) (had bool, err error) {
+	tag, err := db.Exec(ctx, "DELETE FROM capsaga.entity WHERE entity = $1 AND sink = $2", entity, sink)
+	return tag.RowsAffected() > 0, postgres.Classify("note that a sink of "+entity+" begins empty", err)
 }
 
 // Provisioned notes that an entity's publications, slots, topic and index are
@@ -68,8 +76,7 @@ func provisioned(ctx context.Context, tx pgx.Tx, e *saga.Entity, made Made) (*Ba
 	if err != nil {
 		return nil, err
 	}
-	r := Request{Entity: e, Reason: Added}
-	r.Sinks = mergeSinks(added, made.Sinks, e)
+	r := Request{Entity: e, Sinks: added, Reason: Added}
 	if stale {
 		if r.Floor, err = currentVersion(ctx, tx); err != nil {
 			return nil, err
@@ -89,7 +96,7 @@ func provisioned(ctx context.Context, tx pgx.Tx, e *saga.Entity, made Made) (*Ba
 		return nil, nil
 	case r.Index != "" && len(added) == 0:
 		r.Reason = Reindexed
-	case len(added) == 0:
+	case !slices.ContainsFunc(added, func(s saga.Sink) bool { return !slices.Contains(made.Emptied, s) }):
 		r.Reason = Emptied
 	}
 	b, err := Submit(ctx, tx, r)
@@ -104,12 +111,12 @@ func notePairs(ctx context.Context, tx pgx.Tx, e *saga.Entity) (added []saga.Sin
 	}
 	rows, err := tx.Query(ctx, `
 		WITH known AS (SELECT sink FROM capsaga.entity WHERE entity = $1)
-		INSERT INTO capsaga.entity AS e (entity, sink, table_name, key, shape)
-		SELECT $1, s.sink, $3, $4, (SELECT `+shapeOf+` FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $5 AND c.relname = $6)
-		FROM unnest($2::text[]) s(sink)
-		ON CONFLICT (entity, sink) DO UPDATE SET table_name = excluded.table_name, key = excluded.key, shape = excluded.shape,
-		    applied_at = excluded.applied_at, retired = false
-		WHERE e.table_name <> excluded.table_name OR e.key <> excluded.key OR e.retired
+		INSERT INTO capsaga.entity AS e (entity, sink, table_name, relation, key, shape)
+		SELECT $1, s.sink, $3, c.oid, $4, `+shapeOf+`
+		FROM unnest($2::text[]) s(sink), pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $5 AND c.relname = $6
+		ON CONFLICT (entity, sink) DO UPDATE SET table_name = excluded.table_name, relation = excluded.relation, key = excluded.key,
+		    shape = excluded.shape, applied_at = excluded.applied_at, retired = false
+		WHERE e.table_name <> excluded.table_name OR e.relation IS DISTINCT FROM excluded.relation OR e.key <> excluded.key OR e.retired
 		RETURNING e.sink, e.sink IN (SELECT sink FROM known)`,
 		e.Name, e.Sinks(), e.Table.String(), e.Key, e.Table.Schema, e.Table.Name)
 	if err != nil {

@@ -17,6 +17,12 @@ const templatePriority = 500
 
 const gcDeletes = "index.gc_deletes"
 
+// HasIndex reports whether an entity has an index behind its alias.
+func (s *Store) HasIndex(ctx context.Context, entity string) (bool, error) {
+	all, err := s.look(ctx, entity)
+	return all.current != nil, err
+}
+
 // EnsureIndex creates what the entity needs and names what it created: an index
 // template with the catalog's mappings and settings, the first index and the
 // alias on it. Done again, or by two processes at once, it creates nothing more.

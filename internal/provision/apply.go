@@ -32,6 +32,7 @@ type Kafka interface {
 // Elasticsearch is what provisioning needs of Elasticsearch.
 type Elasticsearch interface {
 	Pinger
+	HasIndex(ctx context.Context, entity string) (bool, error)
 	// EnsureIndex returns what it created or changed, in words.
 	EnsureIndex(ctx context.Context, entity *saga.Entity) (created []string, err error)
 	// BeginRebuild makes the index that EnsureIndex's *elastic.NeedsRebuild asks for.
@@ -215,6 +216,13 @@ func (a *applier) applyIndices(ctx context.Context) error {
 		if e.Elasticsearch == nil {
 			continue
 		}
+		there, err := a.deps.Elasticsearch.HasIndex(ctx, name)
+		if err == nil && !there {
+			err = a.beginsEmpty(ctx, name, saga.Elasticsearch)
+		}
+		if err != nil {
+			return fmt.Errorf("entity %s: %w", name, err)
+		}
 		created, err := a.deps.Elasticsearch.EnsureIndex(ctx, e)
 		var rebuild *elastic.NeedsRebuild
 		if errors.As(err, &rebuild) {
@@ -226,11 +234,7 @@ func (a *applier) applyIndices(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("entity %s: %w", name, err)
 		}
-		change := indexChange(a.deps.Prefix.Alias(name), created)
-		if change.Action == Created {
-			a.newSink(name, saga.Elasticsearch)
-		}
-		a.done(change)
+		a.done(indexChange(a.deps.Prefix.Alias(name), created))
 	}
 	return nil
 }

@@ -357,9 +357,13 @@ func TestApplyMakesASlotAnew(t *testing.T) {
 	assert.Equal(t, "it did not exist any more", c.text("SELECT lost FROM capsaga.stream WHERE slot = $1", slot))
 }
 
+// TestApplyFailoverSlots has a server of its own: the replica copies such slots, and a
+// database that is dropped while one is being copied ends the replica.
 func TestApplyFailoverSlots(t *testing.T) {
 	t.Parallel()
-	c := newCorner(t, "default")
+	stack, own := stacktest.New(t), stacktest.NewOwn(t).Stack(stacktest.Primary)
+	stack.PostgresURL, stack.Database = own.PostgresURL, own.Database
+	c := newCornerOn(t, "default", stack)
 	failover := func() string {
 		return c.text("SELECT string_agg(failover::text, ',') FROM pg_replication_slots WHERE database = $1", c.Database)
 	}
@@ -404,6 +408,21 @@ func TestApplyRefills(t *testing.T) {
 		}
 		return err
 	})
+	// A crash right behind the new topic does not lose that it is empty.
+	ctx, crash := context.WithCancel(t.Context())
+	_, err = provision.Apply(ctx, c.deps, parse(t, keyword), provision.Options{Progress: func(change provision.Change) {
+		if change.Name == topic {
+			crash()
+		}
+	}})
+	crash()
+	require.Error(t, err)
 	c.apply(keyword)
-	assert.Equal(t, "products {elasticsearch} new index -products-000002, users {kafka} its topic or index was gone ", open())
+	assert.Equal(t, "products {elasticsearch} new index -products-000002, users {kafka} new in the catalog ", open())
+
+	// A table of the same name and columns that is another one.
+	c.sql("UPDATE capsaga.backfill SET state = 'done', finished_at = now()")
+	c.sql("DROP TABLE users; CREATE TABLE users (id bigint PRIMARY KEY, name text)")
+	c.apply(keyword)
+	assert.Equal(t, "users {redis,kafka} new in the catalog ", open())
 }

@@ -34,11 +34,15 @@ func (a *applier) applyBackfills(ctx context.Context) error {
 	return nil
 }
 
-// newSink notes that a sink of an entity begins empty.
-func (a *applier) newSink(entity string, sink saga.Sink) {
-	made := a.made[entity]
-	made.Sinks = append(made.Sinks, sink)
-	a.made[entity] = made
+// beginsEmpty comes before a topic or an index is made.
+func (a *applier) beginsEmpty(ctx context.Context, entity string, sink saga.Sink) error {
+	had, err := backfill.BeginsEmpty(ctx, a.conn, entity, sink)
+	if had {
+		made := a.made[entity]
+		made.Emptied = append(made.Emptied, sink)
+		a.made[entity] = made
+	}
+	return err
 }
 
 // beginRebuild makes an index for a mapping that the present one cannot take. The

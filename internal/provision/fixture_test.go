@@ -70,7 +70,12 @@ type corner struct {
 // the stack's own.
 func newCorner(t *testing.T, namespace string) *corner {
 	t.Helper()
-	c := &corner{Stack: stacktest.New(t), t: t}
+	return newCornerOn(t, namespace, stacktest.New(t))
+}
+
+func newCornerOn(t *testing.T, namespace string, stack stacktest.Stack) *corner {
+	t.Helper()
+	c := &corner{Stack: stack, t: t}
 	store, err := redis.Open(c.RedisURL, c.Prefix)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = store.Close() })

@@ -152,15 +152,17 @@ func (a *applier) applyTopics(ctx context.Context) error {
 func (a *applier) applyTopic(ctx context.Context, p *topicPlan) error {
 	change := Change{System: string(saga.Kafka), Kind: "topic", Name: p.spec.Name, Action: Unchanged}
 	if !p.there {
+		if p.entity != "" {
+			if err := a.beginsEmpty(ctx, p.entity, saga.Kafka); err != nil {
+				return err
+			}
+		}
 		created, err := a.deps.Kafka.EnsureTopics(ctx, []kafka.TopicSpec{p.spec})
 		if err != nil {
 			return err
 		}
 		if len(created) > 0 {
 			change.Action = Created
-			if p.entity != "" {
-				a.newSink(p.entity, saga.Kafka)
-			}
 		}
 		// A topic begins with the broker's retention.
 		if retention, ok := p.settings[kafka.SettingRetention]; ok {
