@@ -17,6 +17,9 @@ GOBUILD := go build -buildvcs=$(BUILDVCS)
 # The others spend their time in the servers, and would take twice as long.
 RACED := ./saga/... ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/ndjson/... ./internal/notify/...
 
+# Tests that have a long form (ifSoaking).
+SOAK := TestPausedSinks|TestTPCB|TestStreamsSurviveSIGKILL|TestSagasAndSQLOnTheSameKeys|TestKafkaAwayUnderLoad
+
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +45,8 @@ test: build ## Run all tests on a stack of their own
 	RACED="$(RACED)" .ci/with-stack .ci/tests
 
 .PHONY: soak
-soak: build ## Run the long forms of the fault tests: outages of two minutes under 5,000 writes
-	CAPSAGA_SOAK=1 .ci/with-stack go test -p 1 -count=1 -timeout 60m -v -run 'TestPausedSinks' ./internal/e2e
+soak: build ## Run the long forms of the fault tests: half an hour of outages, kills and load
+	CAPSAGA_SOAK=1 .ci/with-stack go test -p 1 -count=1 -timeout 90m -v -run '$(SOAK)' ./internal/e2e
 
 .PHONY: bench
 bench: build ## Measure: the benchmarks of all packages, on the tests' stack

@@ -36,7 +36,7 @@ func (w *Worker) openStreams() error {
 	handlers := map[saga.Sink]stream.Handler{
 		saga.Kafka: kafkapub.Open(w.kafka, kafkapub.Config{
 			Prefix: s.Prefix, DatabaseName: w.db.Pool().Config().ConnConfig.Database, Database: w.db.Pool(),
-			Catalog: w.config.Catalog, Rekeyed: w.rekeyed, Logger: w.log,
+			Catalog: w.config.Catalog, Refill: w.refill, Logger: w.log,
 		}),
 		saga.Redis:         w.sinkHandler(saga.Redis, sinkpub.Redis(w.redis, w.config.Catalog)),
 		saga.Elasticsearch: w.sinkHandler(saga.Elasticsearch, w.elastic),
@@ -57,7 +57,7 @@ func (w *Worker) sinkHandler(sink saga.Sink, store sinkpub.Store) stream.Handler
 	handler := sinkpub.New(sinkpub.Config{
 		Sink: sink, Catalog: w.config.Catalog, Database: streamed{w.db}, Store: store, Logger: w.log,
 		Adopt:  w.db.AdoptRefused,
-		Resync: func(ctx context.Context, e *saga.Entity) error { return backfill.Resync(ctx, w.db.Pool(), e, sink) },
+		Resync: func(ctx context.Context, e *saga.Entity) error { return backfill.Resync(ctx, w.db.Pool(), e, sink, backfill.Gap) },
 	})
 	return backfill.Guard(handler, w.db.Pool(), w.config.Catalog, sink)
 }
@@ -89,11 +89,11 @@ func holder() string {
 	return fmt.Sprintf("%s:%d", host, os.Getpid())
 }
 
-// rekeyed asks for the rows of an entity whose topic is begun anew.
-func (w *Worker) rekeyed(ctx context.Context, table saga.Table) error {
+// refill asks for the rows of an entity whose topic begins anew.
+func (w *Worker) refill(ctx context.Context, table saga.Table) error {
 	for _, e := range w.config.Catalog.Entities {
 		if e.Table == table && e.HasSink(saga.Kafka) {
-			return backfill.Resync(ctx, w.db.Pool(), e, saga.Kafka)
+			return backfill.Resync(ctx, w.db.Pool(), e, saga.Kafka, backfill.Anew)
 		}
 	}
 	return nil

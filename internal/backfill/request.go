@@ -25,6 +25,8 @@ const (
 	Added Reason = "new in the catalog"
 	// Gap is that a stream missed changes.
 	Gap Reason = "changes were missed"
+	// Anew is that a topic begins anew: its key is another, or it was deleted.
+	Anew Reason = "its topic begins anew"
 	// Altered is that the table has other columns than the sinks' rows.
 	Altered Reason = "columns changed"
 	// Reindexed is that a new index has to be filled.

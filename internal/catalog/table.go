@@ -31,6 +31,9 @@ func (v *validator) checkEntity(ctx context.Context, e *saga.Entity) error {
 	if e.Kafka != nil && v.file.Catalog.KafkaTables != nil {
 		v.checkTopic(field+".table", r)
 	}
+	if r.Kind == "p" {
+		v.warn(field+".table", "PostgreSQL publishes no TRUNCATE and no DETACH of a single partition of %s: DELETE the rows first, or run `capsaga backfill %s` afterwards", e.Table, e.Name)
+	}
 	v.checkGenerated(field, info)
 	if err := v.checkRights(ctx, field, e, r); err != nil {
 		return err

@@ -90,7 +90,7 @@ func TestValidateTable(t *testing.T) {
 	}{
 		{"plain", entity("good", "[id]"), nil},
 		{"a unique key that is not the replica identity", entity("good", "[name]"), []string{"c.yaml:6: entities.thing.key: the replica identity of good lacks name"}},
-		{"partitioned", entity("parent", "[region, id]"), nil},
+		{"partitioned", entity("parent", "[region, id]"), []string{"c.yaml:5: warning: entities.thing.table: PostgreSQL publishes no TRUNCATE and no DETACH of a single partition of public.parent"}},
 		{"full identity", entity("full_identity", "[id]"), nil},
 		{"index with included columns", entity("included", "[id]"), nil},
 		{"composite in another order", entity("pair", "[a, b]"), nil},

@@ -90,6 +90,21 @@ func (c *Client) awaitTopic(ctx context.Context, name string) error {
 	}
 }
 
+// HasTopic reports whether there is a topic, ready or not.
+func (c *Client) HasTopic(ctx context.Context, name string) (bool, error) {
+	topics, err := c.admin.ListTopics(ctx, name)
+	if err == nil {
+		err = topics[name].Err
+	}
+	switch {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return false, nil
+	case errors.Is(err, kerr.LeaderNotAvailable):
+		return true, nil
+	}
+	return err == nil, Classify("look up topic "+name, err)
+}
+
 func (c *Client) topicReady(ctx context.Context, name string) (bool, error) {
 	topics, err := c.admin.ListTopics(ctx, name)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/capsaga/capsaga/internal/kafkapub"
 	"github.com/capsaga/capsaga/internal/stacktest"
 	"github.com/capsaga/capsaga/internal/stream"
+	"github.com/capsaga/capsaga/saga"
 )
 
 // startBehind runs a reader whose producer reaches the broker through a proxy.
@@ -94,12 +96,22 @@ func TestATopicThatWasRemovedIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.exec("CREATE TABLE products (id int PRIMARY KEY)")
-	r := w.start()
+	var refills atomic.Int64
+	r := w.start(func(_ *stream.Config, c *kafkapub.Config) {
+		c.Refill = func(_ context.Context, table saga.Table) error {
+			if table == (saga.Table{Schema: "public", Name: "products"}) {
+				refills.Add(1)
+			}
+			return nil
+		}
+	})
 	w.exec("INSERT INTO products VALUES (1)")
 	w.settle(r.positions)
+	require.Zero(t, refills.Load(), "a topic is new, and has nothing to be filled with")
 	w.deleteTopic("products")
 	w.exec("INSERT INTO products VALUES (2)")
 	w.settle(r.positions)
 	events := w.events(w.topic("products"))
 	require.Equal(t, `{"id":2}`, events[len(events)-1].Key)
+	require.NotZero(t, refills.Load(), "the row of the first change is asked for")
 }

@@ -44,6 +44,13 @@ func (c *refusing) check(topic string) error {
 	return nil
 }
 
+func (c *refusing) HasTopic(ctx context.Context, name string) (bool, error) {
+	if err := c.check(name); err != nil {
+		return false, err
+	}
+	return c.Topics.HasTopic(ctx, name)
+}
+
 func (c *refusing) EnsureTopics(ctx context.Context, specs []kafka.TopicSpec) ([]string, error) {
 	for _, spec := range specs {
 		if err := c.check(spec.Name); err != nil {

@@ -107,9 +107,9 @@
 //
 // A table whose key has other columns begins its topic anew: an event as of a
 // TRUNCATE, then records by the new key. The rows that are not written since are
-// missing in the topic until they are backfilled, for which Rekeyed asks. The key of
+// missing in the topic until they are backfilled, for which Refill asks. The key of
 // the records that a topic has is in capsaga.topic; the same columns in another order
-// change nothing. A backfill after changes were missed also begins the topic anew.
+// change nothing. A topic that was deleted is made again and refilled the same way. A backfill after changes were missed also begins the topic anew.
 //
 // # Values
 //

@@ -85,7 +85,7 @@ func TestAnotherKeyBeginsTheTopicAnew(t *testing.T) {
 	var mu sync.Mutex
 	var rekeyed []saga.Table
 	configure := func(_ *stream.Config, c *kafkapub.Config) {
-		c.Rekeyed = func(_ context.Context, table saga.Table) error {
+		c.Refill = func(_ context.Context, table saga.Table) error {
 			mu.Lock()
 			defer mu.Unlock()
 			rekeyed = append(rekeyed, table)

@@ -92,7 +92,7 @@ func (p *plan) column(name string) int {
 // checkKey compares the key with that of the records that the topic has. With
 // another set of columns the old keys' records would stay for ever, and a row's
 // would be in two places. So the topic is begun anew: the rows are to be read again
-// (Rekeyed), an event as of a TRUNCATE says that what was there is void, and only
+// (Refill), an event as of a TRUNCATE says that what was there is void, and only
 // when both are safe the new key is written down. Whoever crashes in between does
 // it again, with the same event-ids.
 func (s *session) checkKey(ctx context.Context, tx *stream.Transaction, p *plan, index int) error {
@@ -104,10 +104,8 @@ func (s *session) checkKey(ctx context.Context, tx *stream.Transaction, p *plan,
 	if known {
 		s.log.Warn("the key of a table changed: its topic is begun anew, and what was not written since has to be backfilled",
 			"table", p.relation.Table.String(), "topic", topic, "before", strings.Join(before, ", "), "now", strings.Join(now, ", "))
-		if s.config.Rekeyed != nil {
-			if err := s.config.Rekeyed(ctx, p.relation.Table); err != nil {
-				return err
-			}
+		if err := s.refill(ctx, p.relation.Table); err != nil {
+			return err
 		}
 		if err := s.publishTruncate(ctx, tx, p, index, fmt.Appendf(nil, "%d.0", parts*index)); err != nil {
 			return err

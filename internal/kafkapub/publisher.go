@@ -18,6 +18,7 @@ import (
 type Topics interface {
 	// EnsureTopics creates what is missing of topics.
 	EnsureTopics(ctx context.Context, specs []kafka.TopicSpec) (created []string, err error)
+	HasTopic(ctx context.Context, name string) (bool, error)
 	Topic(ctx context.Context, name string) (kafka.Topic, error)
 	// EndOffset and Read are for the parked topic, which has one partition.
 	EndOffset(ctx context.Context, topic string) (int64, error)
@@ -52,10 +53,11 @@ type Config struct {
 	// say, mean the defaults. A table without a key always gets a topic with delete
 	// policy.
 	Catalog *saga.Catalog
-	// Rekeyed is told of a table whose rows are to be backfilled, as its key is
-	// another one. When it returns, that has to be sure to happen; it may be told
-	// more than once. May be nil: then the log alone says it.
-	Rekeyed func(ctx context.Context, table saga.Table) error
+	// Refill is told of a table whose topic begins anew, as its key is another one or
+	// the topic was deleted: its rows are to be backfilled. When it returns, that has
+	// to be sure to happen; it may be told more than once. May be nil: then the log
+	// alone says it.
+	Refill func(ctx context.Context, table saga.Table) error
 	Logger  *slog.Logger // default slog.Default()
 }
 

@@ -60,12 +60,9 @@ func lasting(err error) bool {
 
 // learn creates the target's topic if it is missing and looks at it.
 func (s *session) learn(ctx context.Context, t *target) error {
-	created, err := s.config.Topics.EnsureTopics(ctx, []kafka.TopicSpec{t.spec})
-	if err != nil {
+	_, known := s.keys[t.spec.Name]
+	if err := s.ensure(ctx, t.spec, t.table, known); err != nil {
 		return err
-	}
-	if len(created) > 0 {
-		s.log.Info("created a topic", "topic", t.spec.Name, "cleanup", t.spec.Cleanup)
 	}
 	topic, err := s.config.Topics.Topic(ctx, t.spec.Name)
 	if err != nil {
@@ -79,6 +76,33 @@ func (s *session) learn(ctx context.Context, t *target) error {
 	t.topic, t.asked = topic, time.Now()
 	s.producer.Prepare(topic)
 	return nil
+}
+
+// ensure creates a topic if it is missing. One that had records before is then to be
+// filled again, which is asked for first: whoever crashes behind that asks twice.
+func (s *session) ensure(ctx context.Context, spec kafka.TopicSpec, table saga.Table, known bool) error {
+	if known {
+		there, err := s.config.Topics.HasTopic(ctx, spec.Name)
+		if err == nil && !there {
+			s.log.Warn("a topic is gone: it is made again, and what it held has to be backfilled", "topic", spec.Name, "table", table.String())
+			err = s.refill(ctx, table)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	created, err := s.config.Topics.EnsureTopics(ctx, []kafka.TopicSpec{spec})
+	if len(created) > 0 {
+		s.log.Info("created a topic", "topic", spec.Name, "cleanup", spec.Cleanup)
+	}
+	return err
+}
+
+func (s *session) refill(ctx context.Context, table saga.Table) error {
+	if s.config.Refill == nil {
+		return nil
+	}
+	return s.config.Refill(ctx, table)
 }
 
 // divert sends a target's records to the parked topic from here on, for this
