@@ -56,8 +56,10 @@ func (w *Worker) openStreams() error {
 func (w *Worker) sinkHandler(sink saga.Sink, store sinkpub.Store) stream.Handler {
 	handler := sinkpub.New(sinkpub.Config{
 		Sink: sink, Catalog: w.config.Catalog, Database: streamed{w.db}, Store: store, Logger: w.log,
-		Adopt:  w.db.AdoptRefused,
-		Resync: func(ctx context.Context, e *saga.Entity) error { return backfill.Resync(ctx, w.db.Pool(), e, sink, backfill.Gap) },
+		Adopt: w.db.AdoptRefused,
+		Resync: func(ctx context.Context, e *saga.Entity) error {
+			return backfill.Resync(ctx, w.db.Pool(), e, sink, backfill.Gap)
+		},
 	})
 	return backfill.Guard(handler, w.db.Pool(), w.config.Catalog, sink)
 }

@@ -58,7 +58,7 @@ type Config struct {
 	// to be sure to happen; it may be told more than once. May be nil: then the log
 	// alone says it.
 	Refill func(ctx context.Context, table saga.Table) error
-	Logger  *slog.Logger // default slog.Default()
+	Logger *slog.Logger // default slog.Default()
 }
 
 // entity returns the entity of a table; nil where it is none.
