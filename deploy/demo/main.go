@@ -48,6 +48,7 @@ func (d *demo) run(ctx context.Context) error {
 		{"A worker", d.worker},
 		{"3,200 films and 50 users, each write a saga", d.films},
 		{"One write, followed through the four systems", d.follow},
+		{"A plain UPDATE, without a saga", d.plainSQL},
 		{"A full-text search", d.search},
 	} {
 		fmt.Fprintf(d.out, "\n== %s\n", step.title)
