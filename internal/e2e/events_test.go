@@ -81,6 +81,21 @@ func (w *world) events(table string) []event {
 	return events
 }
 
+// records counts what a table's topic has.
+func (w *world) records(table string) (n int64) {
+	w.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))
+	require.NoError(w.t, err)
+	defer client.Close()
+	ends, err := kadm.NewClient(client).ListEndOffsets(context.Background(), w.topic(table))
+	require.NoError(w.t, err)
+	ends.Each(func(o kadm.ListedOffset) {
+		require.NoError(w.t, o.Err)
+		n += o.Offset
+	})
+	return n
+}
+
 func newEvent(t testing.TB, r *kgo.Record) event {
 	t.Helper()
 	e := event{

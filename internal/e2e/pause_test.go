@@ -135,18 +135,23 @@ func (w *world) open(want int64) error {
 }
 
 // residentMB is the worker's memory.
-func (p *worker) residentMB() int {
+func (p *worker) residentMB() int { return p.statusMB("VmRSS:") }
+
+// peakMB is the most memory that the worker had so far.
+func (p *worker) peakMB() int { return p.statusMB("VmHWM:") }
+
+func (p *worker) statusMB(field string) int {
 	p.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid()))
 	require.NoError(p.t, err)
 	for line := range strings.Lines(string(status)) {
-		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "VmRSS:" {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == field {
 			kb, err := strconv.Atoi(fields[1])
 			require.NoError(p.t, err)
 			return kb / 1024
 		}
 	}
-	require.Fail(p.t, "no VmRSS in the status")
+	require.Fail(p.t, "the status has no "+field)
 	return 0
 }
 
