@@ -61,12 +61,41 @@ type Catalog struct {
 	// TransactionMetadata publishes the begin and end of each transaction, and says
 	// in each event which of its transaction it is.
 	TransactionMetadata bool
+	// DecimalHandlingMode and TimePrecisionMode are how events have numbers and times;
+	// empty: DecimalString and TimeAdaptive.
+	DecimalHandlingMode DecimalMode
+	TimePrecisionMode   TimeMode
 	Entities            map[string]*Entity
 	// LedgerRetention is how long the ledger remembers a finished saga; zero:
 	// DefaultLedgerRetention.
 	LedgerRetention time.Duration
 	Streams         Streams
 }
+
+// DecimalMode is how events have numeric and money: Debezium's decimal.handling.mode.
+type DecimalMode string
+
+// The decimal modes.
+const (
+	DecimalString  DecimalMode = "string"  // digit by digit
+	DecimalPrecise DecimalMode = "precise" // the unscaled value's bytes
+	DecimalDouble  DecimalMode = "double"  // the nearest double, which may lose digits
+)
+
+// TimeMode is how events have dates, times and timestamps without a time zone:
+// Debezium's time.precision.mode.
+type TimeMode string
+
+// The time modes. TimeConnect loses what is finer than a millisecond.
+const (
+	TimeAdaptive             TimeMode = "adaptive" // milliseconds or microseconds, by the column's precision
+	TimeAdaptiveMicroseconds TimeMode = "adaptive_time_microseconds"
+	TimeConnect              TimeMode = "connect" // milliseconds
+	TimeISOString            TimeMode = "isostring"
+	TimeMicroseconds         TimeMode = "microseconds"
+	TimeNanoseconds          TimeMode = "nanoseconds"
+	TimeStructured           TimeMode = "structured" // objects, also with a time zone, and intervals
+)
 
 // Streams says how the streams' replication slots are made.
 type Streams struct {

@@ -33,6 +33,15 @@ const (
 // cleanups are Kafka's policies by which a topic's old records go.
 var cleanups = []string{"compact", "delete", "compact,delete"}
 
+// decimalModes and timeModes are Debezium's names, the defaults first.
+var (
+	decimalModes = []string{string(saga.DecimalString), string(saga.DecimalPrecise), string(saga.DecimalDouble)}
+	timeModes    = []string{
+		string(saga.TimeAdaptive), string(saga.TimeAdaptiveMicroseconds), string(saga.TimeConnect), string(saga.TimeISOString),
+		string(saga.TimeMicroseconds), string(saga.TimeNanoseconds), string(saga.TimeStructured),
+	}
+)
+
 // reactions are what a policy may do about a rejection.
 var reactions = []string{string(saga.OnRejectCompensate), string(saga.OnRejectPark), string(saga.OnRejectSkip)}
 

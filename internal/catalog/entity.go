@@ -12,7 +12,7 @@ import (
 
 func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	top := field{Node: root}
-	c := &saga.Catalog{Entities: map[string]*saga.Entity{}}
+	c := &saga.Catalog{Entities: map[string]*saga.Entity{}, DecimalHandlingMode: saga.DecimalString, TimePrecisionMode: saga.TimeAdaptive}
 	fields := d.fields(top, "version", "kafka_tables", "kafka", "ledger", "streams", "entities")
 	if v, ok := fields["version"]; !ok {
 		d.problemAt(root.Line, "version", "missing: want version: 1")
@@ -24,9 +24,7 @@ func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 		c.KafkaTables = d.kafkaTables(listed)
 	}
 	if kafka, ok := fields["kafka"]; ok {
-		if metadata, ok := d.fields(kafka, "transaction_metadata")["transaction_metadata"]; ok {
-			c.TransactionMetadata = d.boolean(metadata)
-		}
+		d.events(kafka, c)
 	}
 	c.LedgerRetention = saga.DefaultLedgerRetention
 	if ledger, ok := fields["ledger"]; ok {
@@ -44,6 +42,29 @@ func (d *decoder) catalog(root *yaml.Node) *saga.Catalog {
 	}
 	d.entities(entities, c)
 	return c
+}
+
+// events reads what all of Kafka's events have in common.
+func (d *decoder) events(f field, c *saga.Catalog) {
+	fields := d.fields(f, "transaction_metadata", "decimal_handling_mode", "time_precision_mode")
+	if metadata, ok := fields["transaction_metadata"]; ok {
+		c.TransactionMetadata = d.boolean(metadata)
+	}
+	if mode, ok := fields["decimal_handling_mode"]; ok {
+		c.DecimalHandlingMode = saga.DecimalMode(d.choice(mode, decimalModes))
+	}
+	if mode, ok := fields["time_precision_mode"]; ok {
+		c.TimePrecisionMode = saga.TimeMode(d.choice(mode, timeModes))
+	}
+}
+
+// choice returns one of the names; another is a problem.
+func (d *decoder) choice(f field, names []string) string {
+	text, ok := d.text(f)
+	if ok && !slices.Contains(names, text) {
+		d.problem(f, "%q: want %s", text, oneOf(names))
+	}
+	return text
 }
 
 func (d *decoder) ledger(f field, c *saga.Catalog) {

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -24,7 +25,9 @@ type (
 		Entities    map[string]entityForm `json:"entities"` // encoded in the order of names
 	}
 	eventsForm struct {
-		TransactionMetadata bool `json:"transaction_metadata"`
+		TransactionMetadata bool             `json:"transaction_metadata"`
+		DecimalHandlingMode saga.DecimalMode `json:"decimal_handling_mode"`
+		TimePrecisionMode   saga.TimeMode    `json:"time_precision_mode"`
 	}
 	ledgerForm struct {
 		Retention string `json:"retention"`
@@ -68,7 +71,7 @@ type (
 func formOf(c *saga.Catalog) catalogForm {
 	form := catalogForm{
 		Version: 1, KafkaTables: "all", Entities: map[string]entityForm{},
-		Kafka:   eventsForm{TransactionMetadata: c.TransactionMetadata},
+		Kafka:   eventsOf(c),
 		Ledger:  ledgerForm{Retention: durationText(c.Retention())},
 		Streams: streamsForm{Failover: c.Streams.Failover},
 	}
@@ -81,6 +84,14 @@ func formOf(c *saga.Catalog) catalogForm {
 		}
 	}
 	return form
+}
+
+func eventsOf(c *saga.Catalog) eventsForm {
+	return eventsForm{
+		TransactionMetadata: c.TransactionMetadata,
+		DecimalHandlingMode: cmp.Or(c.DecimalHandlingMode, saga.DecimalString),
+		TimePrecisionMode:   cmp.Or(c.TimePrecisionMode, saga.TimeAdaptive),
+	}
 }
 
 func policyOf(p saga.Policy) policyForm {

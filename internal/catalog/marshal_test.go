@@ -109,6 +109,9 @@ func TestMarshalRoundTrip(t *testing.T) {
 			Entities:        map[string]*saga.Entity{},
 			LedgerRetention: time.Duration(rapid.IntRange(1, 1e4).Draw(t, "retention")) * time.Hour,
 			Streams:         saga.Streams{Failover: rapid.Bool().Draw(t, "failover")},
+
+			DecimalHandlingMode: rapid.SampledFrom([]saga.DecimalMode{saga.DecimalString, saga.DecimalPrecise, saga.DecimalDouble}).Draw(t, "decimal"),
+			TimePrecisionMode:   rapid.SampledFrom([]saga.TimeMode{saga.TimeAdaptive, saga.TimeAdaptiveMicroseconds, saga.TimeConnect, saga.TimeISOString, saga.TimeMicroseconds, saga.TimeNanoseconds, saga.TimeStructured}).Draw(t, "time"),
 		}
 		for i := range rapid.IntRange(1, 3).Draw(t, "entities") {
 			name := fmt.Sprintf("e%d", i)

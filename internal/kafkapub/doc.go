@@ -116,19 +116,26 @@
 // As Debezium 3.7 through Kafka Connect's JSON converter with schemas.enable=false,
 // to the byte but for what is said here: the fields in their order, the strings
 // escaped and the numbers written as by Jackson, the key's columns in the order of
-// the primary key. The options that shape values are fixed:
+// the primary key. The catalog chooses three of the options that shape values, the
+// others are fixed:
 //
-//	decimal.handling.mode=string        numeric and money, digit by digit
-//	time.precision.mode=adaptive        days; milliseconds or microseconds by the column's precision
+//	decimal.handling.mode               kafka: {decimal_handling_mode: string}, or precise, double
+//	time.precision.mode                 kafka: {time_precision_mode: adaptive}, or
+//	                                    adaptive_time_microseconds, connect, isostring,
+//	                                    microseconds, nanoseconds, structured
+//	provide.transaction.metadata        kafka: {transaction_metadata: false}, or true
 //	binary.handling.mode=bytes          base64 in JSON
 //	interval.handling.mode=numeric      microseconds
 //	tombstones.on.delete=true
 //	skipped.operations=none
 //	unavailable.value.placeholder=__debezium_unavailable_value
-//	provide.transaction.metadata        the catalog's kafka: {transaction_metadata: true}
 //	topic.prefix                        CAPSAGA_PREFIX
 //
-// See encode.go for each type. No number passes through floating point on its way.
+// See encode.go for each type in each mode. No number passes through floating point
+// on its way, but in mode double. Another mode holds from the first event that a
+// worker with it publishes; older ones stay as they are. Keys that have columns of
+// these types are other keys from then on: begin with an empty topic there.
+//
 // With transaction metadata the begin and end of each transaction that has events
 // are on <prefix>.transaction, and transaction is filled in.
 //
@@ -141,6 +148,14 @@
 //     events; Debezium's has the position of the single message.
 //   - before of a table without REPLICA IDENTITY FULL has the key's columns; Debezium adds
 //     the others as null or, where they are NOT NULL, as their type's zero.
+//   - In mode precise, NaN and infinite numerics are the strings of mode string; Debezium
+//     stops. A negative scale counts as declared.
+//   - In mode nanoseconds, timestamps before 1677 or after 2262 are PostgreSQL's text;
+//     Debezium's are null, or it stops.
+//   - An infinite date in days is the greatest or the least 32-bit integer; Debezium has
+//     the days of a date in the year -5877611. In mode adaptive, infinite timestamps have
+//     the number of microseconds in milliseconds too.
+//   - 24:00:00 in UTC of timetz is 00:00:00Z, Debezium's 24:00:00Z.
 //   - With REPLICA IDENTITY USING INDEX the key is that index's columns.
 //   - Geometric types, hstore and composites are PostgreSQL's text, and types that
 //     Debezium leaves out are text too.

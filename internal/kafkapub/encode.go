@@ -3,7 +3,6 @@ package kafkapub
 import (
 	"encoding/base64"
 	"encoding/hex"
-	"math"
 	"strconv"
 	"unicode/utf8"
 
@@ -22,10 +21,9 @@ const (
 //	smallint, integer, bigint, oid   the number, digit by digit
 //	real, double precision           the number, as Java writes it: 1.0, 1.0E7; NaN, Infinity,
 //	                                 -Infinity as strings
-//	numeric, money                   a string; NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY
+//	numeric, money                   see below
 //	boolean, bit(1)                  true or false
-//	date                             days since 1970-01-01
-//	time(p), timestamp(p)            milliseconds for p up to 3, else microseconds
+//	date, time(p), timestamp(p)      see below
 //	timestamptz                      ISO 8601 in UTC, "2026-03-01T09:30:00.5Z"; for timestamptz(p)
 //	                                 with p digits
 //	timetz                           ISO 8601 in UTC, "09:30:00.5Z"
@@ -35,18 +33,37 @@ const (
 //	arrays                           arrays, nested for more dimensions
 //	all others                       a string with PostgreSQL's text
 //
-// Infinite timestamps are Debezium's 9223372036825200000 and
-// -9223372036832400000, infinite dates the greatest and least 32-bit integers;
-// infinite timestamptz are the strings "infinity" and "-infinity". Unlike
+// timestamptz that are infinite are the strings "infinity" and "-infinity". Unlike
 // Debezium, geometric types, hstore and composites are text too.
-func appendValue(dst []byte, info *pgtext.Type, modifier int32, text []byte) []byte {
-	if modifier == -1 {
-		modifier = info.Modifier
+//
+// numeric and money, by decimal_handling_mode:
+//
+//	string     a string; NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY
+//	precise    base64 of the unscaled value, money with scale 2; numeric without a
+//	           declared precision {"scale":1,"value":base64}; what is no number as in string
+//	double     the nearest double; NaN, Infinity, -Infinity as strings
+//
+// date, time and timestamp, by time_precision_mode:
+//
+//	adaptive                     days since 1970-01-01; milliseconds for p up to 3, else microseconds
+//	adaptive_time_microseconds   the same, but time in microseconds
+//	connect                      days; milliseconds, of finer ones the whole before
+//	microseconds, nanoseconds    days; so many of them
+//	isostring                    "2026-03-01Z", "09:30:00.5Z", "2026-03-01T09:30:00.5Z"
+//	structured                   objects, see structured.go; also timestamptz, timetz and interval
+//
+// Where dates are days, infinite ones are the greatest and least 32-bit integers.
+// Infinite timestamps are Debezium's 9223372036825200000 and -9223372036832400000
+// microseconds, in mode adaptive those numbers in each unit, and in nanoseconds the
+// greatest and least 64-bit integers. As ISO 8601 they are what Debezium makes of its
+// numbers: "+294247-01-10T04:00:25.2Z" and "-290308-12-21T19:59:27.6Z", and of dates
+// "-5877611-06-21Z" and "-5877611-06-22Z". Timestamps that 64 bits do not hold in the
+// mode's unit are PostgreSQL's text.
+func appendValue(dst []byte, e *encoding, text []byte) []byte {
+	if e.element != nil {
+		return appendArray(dst, e, text)
 	}
-	if info.Element != nil {
-		return appendArray(dst, info, modifier, text)
-	}
-	switch info.OID {
+	switch e.info.OID {
 	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.OIDOID, pgtype.XIDOID, pgtype.CIDOID:
 		return append(dst, text...)
 	case pgtype.Float4OID:
@@ -54,45 +71,20 @@ func appendValue(dst []byte, info *pgtext.Type, modifier int32, text []byte) []b
 	case pgtype.Float8OID:
 		return appendFloat(dst, text, 64)
 	case pgtype.NumericOID:
-		return appendNumeric(dst, text)
+		return appendNumeric(dst, e, text)
 	case pgtype.BoolOID:
 		return strconv.AppendBool(dst, string(text) == "t")
 	case moneyOID:
-		return appendMoney(dst, text)
+		return appendMoney(dst, e.modes.decimal, text)
 	case pgtype.ByteaOID:
 		return appendBytes(dst, text)
 	case pgtype.BitOID, pgtype.VarbitOID:
-		return appendBits(dst, info.OID, text)
+		return appendBits(dst, e.info.OID, text)
 	}
-	if out, ok := appendTemporal(dst, info.OID, modifier, text); ok {
+	if out, ok := appendTemporal(dst, e, text); ok {
 		return out
 	}
 	return appendString(dst, text)
-}
-
-// appendNumeric appends a numeric; what is no number is named as by Debezium.
-func appendNumeric(dst, text []byte) []byte {
-	switch string(text) {
-	case "NaN":
-		return append(dst, `"NAN"`...)
-	case "Infinity":
-		return append(dst, `"POSITIVE_INFINITY"`...)
-	case "-Infinity":
-		return append(dst, `"NEGATIVE_INFINITY"`...)
-	}
-	return append(append(append(dst, '"'), text...), '"')
-}
-
-// appendMoney appends an amount without its currency sign and separators, which
-// lc_monetary=C writes as "-$1,234.50".
-func appendMoney(dst, text []byte) []byte {
-	dst = append(dst, '"')
-	for _, c := range text {
-		if c == '-' || c == '.' || c >= '0' && c <= '9' {
-			dst = append(dst, c)
-		}
-	}
-	return append(dst, '"')
 }
 
 // appendBytes appends the base64 of a bytea in hex form.
@@ -179,20 +171,12 @@ func appendEscaped(dst []byte, c byte) []byte {
 
 // appendArray appends an array. One whose text cannot be read, of a type that
 // came with an extension, is appended as text.
-func appendArray(dst []byte, info *pgtext.Type, modifier int32, text []byte) []byte {
-	out, ok := pgtext.AppendArray(dst, text, info.Delimiter, func(dst, element []byte) []byte {
-		return appendValue(dst, info.Element, modifier, element)
+func appendArray(dst []byte, e *encoding, text []byte) []byte {
+	out, ok := pgtext.AppendArray(dst, text, e.info.Delimiter, func(dst, element []byte) []byte {
+		return appendValue(dst, e.element, element)
 	})
 	if !ok {
 		return appendString(dst, text)
 	}
 	return out
 }
-
-// Debezium's values for infinite dates and timestamps.
-const (
-	timestampInfinity         = 9223372036825200000
-	timestampNegativeInfinity = -9223372036832400000
-	dateInfinity              = math.MaxInt32
-	dateNegativeInfinity      = math.MinInt32
-)

@@ -147,7 +147,7 @@ func (p *plan) appendRow(dst []byte, row stream.Tuple, shape shape) []byte {
 func (p *plan) appendColumn(dst []byte, i int, value stream.Value) []byte {
 	switch value.Kind {
 	case stream.Text:
-		return appendValue(dst, p.columns[i].info, p.columns[i].modifier, value.Text)
+		return appendValue(dst, &p.columns[i].encoding, value.Text)
 	case stream.Unchanged:
 		return append(dst, unavailable...)
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/capsaga/capsaga/internal/kafka"
-	"github.com/capsaga/capsaga/internal/pgtext"
 	"github.com/capsaga/capsaga/internal/stream"
 	"github.com/capsaga/capsaga/saga"
 )
@@ -25,8 +24,7 @@ type plan struct {
 
 type planColumn struct {
 	name     []byte // `"name":`, as JSON
-	info     *pgtext.Type
-	modifier int32
+	encoding encoding
 }
 
 // plan returns how a relation's changes are published; a relation that was
@@ -56,7 +54,7 @@ func (s *session) newPlan(ctx context.Context, relation *stream.Relation) (*plan
 			return nil, err
 		}
 		p.columns = append(p.columns, planColumn{
-			name: append(appendString(nil, []byte(c.Name)), ':'), info: info, modifier: c.TypeModifier,
+			name: append(appendString(nil, []byte(c.Name)), ':'), encoding: encodingOf(info, c.TypeModifier, s.modes),
 		})
 	}
 	topic, nameErr := s.config.Prefix.Topic(relation.Table)

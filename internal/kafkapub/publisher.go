@@ -49,8 +49,8 @@ type Config struct {
 	Topics   Topics
 	// NewProducer makes the producer of one holder.
 	NewProducer func(kafka.Outcome) (Producer, error)
-	// Catalog gives the settings of the entities' topics; nil, and what it does not
-	// say, mean the defaults. A table without a key always gets a topic with delete
+	// Catalog gives the settings of the entities' topics and of the encodings; nil, and
+	// what it does not say, mean the defaults. A table without a key always gets a topic with delete
 	// policy.
 	Catalog *saga.Catalog
 	// Refill is told of a table whose topic begins anew, as its key is another one or
@@ -115,7 +115,7 @@ func (p *Publisher) Start(ctx context.Context, lease stream.Lease) (stream.Sessi
 		register: &register{db: p.config.Database, slot: lease.Slot, generation: lease.Generation},
 		plans:    map[uint32]*plan{}, targets: map[string]*target{}, keys: map[string][]string{},
 		parked:     &target{spec: kafka.TopicSpec{Name: p.config.Prefix.ParkedTopic(), Cleanup: cleanupDelete, Retention: "-1"}},
-		generation: fmt.Append(nil, lease.Generation),
+		generation: fmt.Append(nil, lease.Generation), modes: modesOf(p.config.Catalog),
 	}
 	if c := p.config.Catalog; c != nil && c.TransactionMetadata {
 		s.meta = &transactions{target: transactionTarget(p.config.Prefix), counts: map[*target]int64{}}

@@ -37,6 +37,7 @@ type session struct {
 	// drainer brings parked records back; nil while no topic is diverted.
 	drainer *drainer
 	meta    *transactions // nil without transaction metadata
+	modes   modes
 
 	// Of the transaction that is being published.
 	version []byte

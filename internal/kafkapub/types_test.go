@@ -6,10 +6,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/capsaga/capsaga/internal/kafkapub"
+	"github.com/capsaga/capsaga/internal/stream"
+	"github.com/capsaga/capsaga/saga"
 )
 
+type typeCase struct{ column, value, want string }
+
 // typeCases are columns, a value each, and the JSON that comes of it.
-var typeCases = []struct{ column, value, want string }{
+var typeCases = []typeCase{
 	{"smallint", "'-32768'", `-32768`},
 	{"integer", "2147483647", `2147483647`},
 	{"bigint", "9223372036854775807", `9223372036854775807`},
@@ -101,20 +107,59 @@ var typeCases = []struct{ column, value, want string }{
 	{"text[]", "NULL", `null`},
 }
 
+// modeCases are as typeCases, with the modes that are furthest from the defaults.
+var modeCases = []typeCase{
+	{"numeric(10,2)", "1.5", `"AJY="`},
+	{"numeric(10,2)", "'NaN'", `"NAN"`},
+	{"numeric(30,10)", "-12345678901234567890.0123456789", `"/nEW8Ak8jB8R8/sq6w=="`},
+	{"numeric(3,-2)", "12345", `"ew=="`},
+	{"numeric", "1.50", `{"scale":1,"value":"Dw=="}`},
+	{"numeric", "1e20", `{"scale":0,"value":"BWvHXi1jEAAA"}`},
+	{"numeric", "'-Infinity'", `"NEGATIVE_INFINITY"`},
+	{"money", "'-1234.5'", `"/h3G"`},
+	{"price", "1.5", `"AJY="`},
+	{"numeric[]", "'{1.50,NaN,NULL}'", `[{"scale":1,"value":"Dw=="},"NAN",null]`},
+	{"numeric(10,2)[]", "'{1.5}'", `["AJY="]`},
+	{"date", "'2026-03-01'", `{"year":2026,"month":3,"day":1,"specialValue":null}`},
+	{"date", "'infinity'", `{"year":null,"month":null,"day":null,"specialValue":"POSITIVE_INFINITY"}`},
+	{"time(3)", "'24:00:00'", `{"hour":24,"minute":0,"second":0,"nanos":0,"precision":3}`},
+	{"timetz", "'09:30:00.5-08'", `{"hour":9,"minute":30,"second":0,"nanos":500000000,"offsetSeconds":-28800,"precision":6}`},
+	{"timestamp", "'294276-12-31 23:59:59.999999'", `{"year":294276,"month":12,"day":31,"hour":23,"minute":59,"second":59,"nanos":999999000,"specialValue":null,"precision":6}`},
+	{"timestamptz(0)", "'2026-03-01 09:30:00+02'", `{"year":2026,"month":3,"day":1,"hour":7,"minute":30,"second":0,"nanos":0,"offsetSeconds":0,"zoneId":"Z","specialValue":null,"precision":0}`},
+	{"interval", "'1 year 2 mons -3 days -04:05:06.789'", `{"years":1,"months":2,"days":-3,"hours":-4,"minutes":-5,"seconds":-6,"nanos":-789000000,"precision":6}`},
+	{"interval(2)", "'1 day'", `{"years":0,"months":0,"days":1,"hours":0,"minutes":0,"seconds":0,"nanos":0,"precision":2}`},
+	{"interval day", "'1 day'", `{"years":0,"months":0,"days":1,"hours":0,"minutes":0,"seconds":0,"nanos":0,"precision":65535}`},
+	{"date[]", "'{2026-03-01}'", `[{"year":2026,"month":3,"day":1,"specialValue":null}]`},
+	{"real", "1.5", `1.5`},
+}
+
 func TestEachTypeIsEncodedAsDocumented(t *testing.T) {
 	t.Parallel()
+	checkTypes(t, typeCases)
+}
+
+func TestTheCatalogChoosesTheModes(t *testing.T) {
+	t.Parallel()
+	checkTypes(t, modeCases, func(_ *stream.Config, c *kafkapub.Config) {
+		c.Catalog = &saga.Catalog{DecimalHandlingMode: saga.DecimalPrecise, TimePrecisionMode: saga.TimeStructured}
+	})
+}
+
+func checkTypes(t *testing.T, cases []typeCase, configure ...func(*stream.Config, *kafkapub.Config)) {
+	t.Helper()
 	w := newWorld(t)
 	w.exec("CREATE TYPE mood AS ENUM ('so so', 'fine')")
 	w.exec("CREATE DOMAIN percent AS integer CHECK (VALUE BETWEEN 0 AND 100)")
+	w.exec("CREATE DOMAIN price AS numeric(10,2)")
 	w.exec("CREATE DOMAIN short_moment AS timestamp(3)")
 	w.exec("CREATE TYPE address AS (street text, number int)")
 	columns, values := "id int PRIMARY KEY", "1"
-	for i, c := range typeCases {
+	for i, c := range cases {
 		columns += fmt.Sprintf(", c%d %s", i, c.column)
 		values += fmt.Sprintf(", (%s)::%s", c.value, c.column)
 	}
 	w.exec("CREATE TABLE everything (" + columns + ")")
-	r := w.start()
+	r := w.start(configure...)
 	w.exec("INSERT INTO everything VALUES (" + values + ")")
 	w.settle(r.positions)
 
@@ -122,7 +167,7 @@ func TestEachTypeIsEncodedAsDocumented(t *testing.T) {
 	require.Len(t, events, 1)
 	var envelope struct{ After map[string]json.RawMessage }
 	require.NoError(t, json.Unmarshal([]byte(events[0].Value), &envelope), events[0].Value)
-	for i, c := range typeCases {
+	for i, c := range cases {
 		require.Equal(t, c.want, string(envelope.After[fmt.Sprintf("c%d", i)]), "%s %s", c.column, c.value)
 	}
 }
