@@ -153,8 +153,7 @@
 //   - In mode nanoseconds, timestamps before 1677 or after 2262 are PostgreSQL's text;
 //     Debezium's are null, or it stops.
 //   - An infinite date in days is the greatest or the least 32-bit integer; Debezium has
-//     the days of a date in the year -5877611. In mode adaptive, infinite timestamps have
-//     the number of microseconds in milliseconds too.
+//     the days of a date in the year -5877611.
 //   - 24:00:00 in UTC of timetz is 00:00:00Z, Debezium's 24:00:00Z.
 //   - With REPLICA IDENTITY USING INDEX the key is that index's columns.
 //   - Geometric types, hstore and composites are PostgreSQL's text, and types that

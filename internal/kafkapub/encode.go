@@ -54,8 +54,8 @@ const (
 //
 // Where dates are days, infinite ones are the greatest and least 32-bit integers.
 // Infinite timestamps are Debezium's 9223372036825200000 and -9223372036832400000
-// microseconds, in mode adaptive those numbers in each unit, and in nanoseconds the
-// greatest and least 64-bit integers. As ISO 8601 they are what Debezium makes of its
+// microseconds, in milliseconds a thousandth of that, and in nanoseconds the greatest
+// and least 64-bit integers. As ISO 8601 they are what Debezium makes of its
 // numbers: "+294247-01-10T04:00:25.2Z" and "-290308-12-21T19:59:27.6Z", and of dates
 // "-5877611-06-21Z" and "-5877611-06-22Z". Timestamps that 64 bits do not hold in the
 // mode's unit are PostgreSQL's text.

@@ -103,8 +103,6 @@ func appendInfinity(dst []byte, e *encoding, positive bool) ([]byte, bool) {
 		return append(dst, iso...), true
 	case timeNanos:
 		return strconv.AppendInt(dst, nanos, 10), true
-	case timeAdaptive:
-		return strconv.AppendInt(dst, micros, 10), true
 	}
 	return appendUnits(dst, e.unit(), micros)
 }
