@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,11 +30,13 @@ func (w *world) requireAlarm(r *running, words ...string) {
 			return fmt.Errorf("%w: %+v", errors.Join(err, errors.New("no alarm")), infos)
 		}
 		info = infos[0]
+		for _, word := range words {
+			if !strings.Contains(info.Error, word) {
+				return fmt.Errorf("the alarm %q does not say %q", info.Error, word)
+			}
+		}
 		return nil
 	})
-	for _, word := range words {
-		require.Contains(w.t, info.Error, word)
-	}
 	require.Less(w.t, info.ConfirmedLSN, lsn)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -76,7 +76,9 @@ type Reader struct {
 	// alarmedAt is the position of the last alarm: only what is confirmed above
 	// it shows that the stream has come past. Run's goroutine alone uses it.
 	alarmedAt saga.LSN
-	stallSaid time.Time
+	// When a standstill was last said, and whether the reason was known.
+	stallSaid  time.Time
+	stallNamed bool
 	// Of the repair of a slot that is gone.
 	repairPause time.Duration
 	repairNext  time.Time
@@ -256,7 +258,8 @@ func (r *Reader) newHold(conn *pgconn.PgConn, acquired postgres.StreamLease) *ho
 // stream is reported as standing still.
 const stallLimit = 3 * time.Second
 
-// stallRepeat is how often the reason may be said anew while it changes.
+// stallRepeat is how often the reason may be said anew while it changes, once there
+// is one.
 const stallRepeat = 10 * time.Second
 
 // health reports a broker that is away, and takes a report back when the stream
@@ -269,15 +272,16 @@ func (r *Reader) health(h *hold) {
 	switch {
 	case stalled > stallLimit:
 		problem := "nothing was acknowledged for " + stallLimit.String() + " or longer"
-		if trouble := h.handler.Trouble(); trouble != nil {
+		trouble := h.handler.Trouble()
+		if trouble != nil {
 			problem += ": " + trouble.Error()
 		}
-		if time.Since(r.stallSaid) >= stallRepeat {
-			r.stallSaid = time.Now()
+		if time.Since(r.stallSaid) >= stallRepeat || trouble != nil && !r.stallNamed {
+			r.stallSaid, r.stallNamed = time.Now(), trouble != nil
 			r.report.say(slog.LevelError, problem)
 		}
 	case stalled < askEvery && confirmed > r.alarmedAt:
-		r.alarmedAt, r.stallSaid = 0, time.Time{}
+		r.alarmedAt, r.stallSaid, r.stallNamed = 0, time.Time{}, false
 		r.stats.Alarmed.Store(false)
 		r.report.say(slog.LevelInfo, "")
 	}
