@@ -12,7 +12,7 @@ import (
 )
 
 // generation is one of the indices that an entity has had, has, or is to have.
-// Their numbers only grow, so that a name never means another index later, and the
+// Their numbers only grow, so that a name does not mean another index later, and the
 // floor of a name is the same for ever.
 type generation struct {
 	index  string

@@ -190,6 +190,7 @@ func TestMissingAlias(t *testing.T) {
 		assert.Equal(t, saga.Rejected, saga.ClassOf(a.Err), "document %d", i)
 		assert.ErrorContains(t, a.Err, "capsaga catalog apply")
 		assert.ErrorContains(t, a.Err, b.prefix.Alias("nowhere"))
+		assert.ErrorIs(t, a.Err, elastic.ErrNoIndex)
 	}
 	_, _, err = b.Get(t.Context(), "nowhere", "1")
 	assert.Equal(t, saga.Rejected, saga.ClassOf(err))

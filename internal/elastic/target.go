@@ -3,6 +3,7 @@ package elastic
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -56,12 +57,12 @@ func (s *Store) targetOf(ctx context.Context, entity string) (target, error) {
 	}
 	what := "write to " + alias
 	if !found {
-		return target{}, classifyStatus(what, http.StatusNotFound, &cause{Type: indexNotFound, Reason: "there is no alias " + alias})
+		return target{}, noIndex(what, http.StatusNotFound, &cause{Type: indexNotFound, Reason: "there is no alias " + alias})
 	}
 	index, ok := writeIndex(alias, indices)
 	if !ok {
 		reason := fmt.Sprintf("no write index is defined for alias [%s]", alias)
-		return target{}, classifyStatus(what, http.StatusBadRequest, &cause{Type: "illegal_argument_exception", Reason: reason})
+		return target{}, noIndex(what, http.StatusBadRequest, &cause{Type: "illegal_argument_exception", Reason: reason})
 	}
 	t := target{index: index, floor: s.generation(entity, index, indices[index]).capsaga.Floor, at: asked}
 	s.targets.known.Store(entity, t)
@@ -84,4 +85,14 @@ func (s *Store) describeIndices(ctx context.Context, name string) (indices map[s
 		return nil, false, asRead(garbled(what, err))
 	}
 	return indices, len(indices) > 0, nil
+}
+
+// ErrNoIndex is in the errors of documents whose entity has no index to write to,
+// which is no fault of theirs.
+var ErrNoIndex = errors.New("the entity has no index to write to")
+
+func noIndex(what string, status int, c *cause) *saga.Error {
+	e := classifyStatus(what, status, c)
+	e.Err = ErrNoIndex
+	return e
 }

@@ -28,7 +28,9 @@ const (
 
 // startDrainer is called by the session within a change, so it has the turn.
 func (s *session) startDrainer() {
-	if s.drainer != nil {
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if s.drainer != nil || s.closed {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())

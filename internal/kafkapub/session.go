@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,8 +35,11 @@ type session struct {
 	trouble    atomic.Pointer[error]
 	flight     flight
 	arena      arena
-	// drainer brings parked records back; nil while no topic is diverted.
+	// drainer brings parked records back; nil while no topic is diverted. It is set
+	// with the lock, as Close may come while a change is published.
 	drainer *drainer
+	closing sync.Mutex
+	closed  bool
 	meta    *transactions // nil without transaction metadata
 	modes   modes
 
@@ -78,7 +82,11 @@ func (s *session) Trouble() error {
 
 // Close drops what is buffered.
 func (s *session) Close() {
-	s.drainer.close()
+	s.closing.Lock()
+	s.closed = true
+	drainer := s.drainer
+	s.closing.Unlock()
+	drainer.close()
 	s.producer.Abort()
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/capsaga/capsaga/internal/elastic"
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -42,13 +43,15 @@ func backoff(try int) time.Duration {
 // keeps it. What a system refuses is repeated as well: an operator has to mend it,
 // and nothing may be skipped.
 func (a *applier) persist(ctx context.Context, action func(context.Context) error) error {
+	var said *error
 	for try := 0; ; try++ {
 		err := action(ctx)
 		if err == nil || ctx.Err() != nil {
-			a.trouble.Store(nil)
+			a.trouble.CompareAndSwap(said, nil) // another's trouble is not over
 			return errors.Join(err, ctx.Err())
 		}
-		a.trouble.Store(&err)
+		said = &err
+		a.trouble.Store(said)
 		select {
 		case <-time.After(a.pause(try)):
 		case <-ctx.Done():
@@ -134,14 +137,15 @@ func (a *applier) send(ctx context.Context, index string, documents []document) 
 	return a.config.Store.(Rebuilder).ApplyTo(ctx, index, docs)
 }
 
-// sift keeps the items that have to be tried again, and adds to those refused.
+// sift keeps the items that have to be tried again, and adds to those refused. An
+// entity without an index is tried again: parked, each of its rows would be a saga.
 func (a *applier) sift(items []item, documents []document, applied []saga.Applied, refused []saga.Refused) ([]item, []saga.Refused, error) {
 	var again []item
 	var why error
 	for i, result := range applied {
 		switch {
 		case result.Err == nil:
-		case saga.ClassOf(result.Err) == saga.Rejected:
+		case saga.ClassOf(result.Err) == saga.Rejected && !errors.Is(result.Err, elastic.ErrNoIndex):
 			refused = append(refused, a.refusal(items[documents[i].item], documents[i], result.Err))
 		default:
 			again, why = append(again, items[documents[i].item]), result.Err

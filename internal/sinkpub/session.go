@@ -10,12 +10,10 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// A saga's transaction is held until its end says which rows are the saga's own,
-// up to these bounds.
-const (
-	maxHeld      = 10_000
-	maxHeldBytes = 8 << 20
-)
+// maxHeld bounds what is held of a saga's transaction until its end says which rows
+// are the saga's own, as the stream counts it (Transaction.Track). What is held keeps
+// its part of the stream's room, so this has to be well below all of that.
+const maxHeld = 4 << 20
 
 // session applies for one holder of the stream.
 type session struct {
@@ -32,8 +30,11 @@ type session struct {
 
 	// Of the transaction that is being read.
 	touched   map[string]bool // the entities of which rows were applied
-	held      []heldItem
-	heldBytes int
+	held    []heldItem
+	heldNow int // of maxHeld
+	// whole says that the saga's transaction is too large to be held: all of it is
+	// applied at the version of its commit, the last image of each row too.
+	whole bool
 }
 
 // heldItem is a row of a saga's transaction.
@@ -50,7 +51,7 @@ func (s *session) Begin(ctx context.Context, tx *stream.Transaction) error {
 		}
 	}
 	s.passHandovers(tx.CommitLSN)
-	s.held, s.heldBytes = s.held[:0], 0
+	s.held, s.heldNow, s.whole = s.held[:0], 0, false
 	clear(s.touched)
 	s.applier.queue.begin(tx.Version)
 	return nil
@@ -91,10 +92,14 @@ func (s *session) put(ctx context.Context, tx *stream.Transaction, p *shape, i i
 	if i.next = s.rebuilds[p.entity.Name]; i.next != "" {
 		i.current = op != stream.Read // the present index has the row already
 	}
-	if i.done, err = tx.Track(ctx, len(i.Row)+len(i.Key)+itemOverhead); err != nil {
+	size := len(i.Row) + len(i.Key) + itemOverhead
+	if i.done, err = tx.Track(ctx, size); err != nil {
 		return err
 	}
-	if tx.Saga == nil || len(s.held) >= maxHeld || s.heldBytes >= maxHeldBytes {
+	if s.heldNow += size + stream.RecordOverhead; s.heldNow > maxHeld {
+		s.whole = true
+	}
+	if tx.Saga == nil || s.whole {
 		if err := s.release(ctx, nil); err != nil {
 			return err
 		}
@@ -102,11 +107,11 @@ func (s *session) put(ctx context.Context, tx *stream.Transaction, p *shape, i i
 		return s.applier.queue.add(ctx, i)
 	}
 	s.held = append(s.held, heldItem{i, p.relation.Table})
-	s.heldBytes += len(i.Row)
 	return nil
 }
 
-// itemOverhead is what an item takes in memory beside its row.
+// itemOverhead is what an item takes in memory beside its row and what the stream
+// counts for any record.
 const itemOverhead = 200
 
 // release hands on what was held but for the rows that a saga owns.

@@ -213,6 +213,34 @@ func TestSagaOwnsItsRows(t *testing.T) {
 	require.Equal(t, map[string]string{"1": `{"id":1,"v":3}`}, w.store.rows("t"))
 }
 
+// A saga's transaction that is too large to be held is applied whole: the saga's own
+// row too, which a trigger changed again behind the others.
+func TestALargeSagaIsAppliedWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.exec("CREATE TABLE t (id int PRIMARY KEY, v int)")
+	w.exec("CREATE TABLE audit (id int PRIMARY KEY, note text)")
+	w.script(`CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			INSERT INTO audit SELECT n, repeat('x', 800) FROM generate_series(1, 9900) n;
+			UPDATE t SET v = v + 1 WHERE id = NEW.id;
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER note AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note()`)
+	e, audit := entity("t", "id"), entity("audit", "id")
+	r := w.start(nil, e, audit)
+	result, err := w.db.Commit(context.Background(), postgres.CommitRequest{
+		Write: saga.Write{SagaID: "s", Mutations: []saga.Mutation{{
+			Entity: "t", Op: saga.Insert, Row: saga.Columns{"id": json.RawMessage("1"), "v": json.RawMessage("2")},
+		}}},
+		Catalog: &saga.Catalog{Entities: map[string]*saga.Entity{"t": e, "audit": audit}}, WorkflowID: "w", RunID: "r",
+	})
+	require.NoError(t, err)
+	require.Equal(t, saga.Committed, result.Status)
+	w.settle(r)
+	require.Equal(t, map[string]string{"1": `{"id":1,"v":3}`}, w.store.rows("t"))
+	w.requireSame(audit)
+}
+
 // A row that another transaction holds does not stop the stream.
 func TestLockedRowIsReadAgain(t *testing.T) {
 	t.Parallel()

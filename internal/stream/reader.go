@@ -254,8 +254,9 @@ func (r *Reader) newHold(conn *pgconn.PgConn, acquired postgres.StreamLease) *ho
 	}
 }
 
-// stallLimit is how long records may stay without acknowledgement before the
-// stream is reported as standing still.
+// stallLimit is how long nothing of the oldest transaction may be acknowledged before
+// the stream is reported as standing still: nothing behind it is confirmed, whatever
+// is applied of that.
 const stallLimit = 3 * time.Second
 
 // stallRepeat is how often the reason may be said anew while it changes, once there
@@ -271,7 +272,7 @@ func (r *Reader) health(h *hold) {
 	confirmed, _ := h.tracker.state()
 	switch {
 	case stalled > stallLimit:
-		problem := "nothing was acknowledged for " + stallLimit.String() + " or longer"
+		problem := "nothing of the oldest change was acknowledged for " + stallLimit.String() + " or longer"
 		trouble := h.handler.Trouble()
 		if trouble != nil {
 			problem += ": " + trouble.Error()

@@ -28,7 +28,8 @@ type tracker struct {
 	confirmed saga.LSN
 	failed    error
 	inFlight  int       // records
-	since     time.Time // when an acknowledgement was last seen, or was first waited for
+	since     time.Time // when the queue's head last got on
+	compactAt int       // length of the queue
 }
 
 // pending is one entry of the queue. It is complete when it is closed and no
@@ -40,27 +41,52 @@ type pending struct {
 	outstanding int
 }
 
+func (p *pending) complete() bool { return !p.open && p.outstanding == 0 }
+
 func newTracker(limit int64, onConfirm func(saga.LSN)) *tracker {
 	return &tracker{limit: limit, room: semaphore.NewWeighted(limit), wake: make(chan struct{}, 1), onConfirm: onConfirm, records: new(atomic.Int64)}
 }
 
-// recordOverhead is what a record takes in memory beside its bytes.
-const recordOverhead = 400
+// RecordOverhead is what a record is counted as beside its bytes: what it takes in
+// memory, about.
+const RecordOverhead = 400
 
 func (t *tracker) begin(committed time.Time) *pending {
 	p := &pending{open: true, committed: committed}
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if len(t.queue) == 0 {
 		t.since = time.Now()
 	}
+	if len(t.queue) >= max(t.compactAt, minCompact) {
+		t.compact()
+		t.compactAt = 2 * len(t.queue)
+	}
 	t.queue = append(t.queue, p)
-	t.mu.Unlock()
 	return p
+}
+
+// minCompact is a length of the queue that is not worth making it shorter.
+const minCompact = 1024
+
+// compact makes one entry of completed ones that follow each other: behind one that
+// waits for its sink any number may complete.
+func (t *tracker) compact() {
+	kept := t.queue[:0]
+	for _, p := range t.queue {
+		if n := len(kept); n > 0 && p.complete() && kept[n-1].complete() {
+			kept[n-1].end = max(kept[n-1].end, p.end)
+			continue
+		}
+		kept = append(kept, p)
+	}
+	clear(t.queue[len(kept):])
+	t.queue = kept
 }
 
 // reserve counts a record of p as outstanding.
 func (t *tracker) reserve(ctx context.Context, p *pending, bytes int) (Receipt, error) {
-	weight := min(int64(bytes)+recordOverhead, t.limit)
+	weight := min(int64(bytes)+RecordOverhead, t.limit)
 	if err := t.room.Acquire(ctx, weight); err != nil {
 		return Receipt{}, err
 	}
@@ -116,8 +142,10 @@ func Acknowledge(receipts ...Receipt) {
 	t.inFlight -= len(receipts)
 	for _, r := range receipts {
 		r.pending.outstanding--
+		if r.pending == t.queue[0] {
+			t.since = time.Now()
+		}
 	}
-	t.since = time.Now()
 	t.advance()
 }
 
@@ -154,7 +182,7 @@ func (t *tracker) advance() {
 	before := t.confirmed
 	done := 0
 	for _, p := range t.queue {
-		if p.open || p.outstanding > 0 {
+		if !p.complete() {
 			break
 		}
 		t.confirmed = max(t.confirmed, p.end)
@@ -163,6 +191,7 @@ func (t *tracker) advance() {
 	if done > 0 {
 		clear(t.queue[:done])
 		t.queue = t.queue[done:]
+		t.since = time.Now()
 	}
 	confirmed := t.confirmed
 	t.mu.Unlock()
@@ -199,8 +228,8 @@ func (t *tracker) oldest() time.Time {
 	return t.queue[0].committed // advance leaves no keepalive at the head
 }
 
-// waiting returns how many records are outstanding, and for how long nothing was
-// acknowledged although a transaction is waited for.
+// waiting returns how many records are outstanding, and for how long nothing of the
+// oldest transaction was acknowledged.
 func (t *tracker) waiting() (records int, stalled time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

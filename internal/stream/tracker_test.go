@@ -66,6 +66,11 @@ func TestConfirmedNeverPassesWhatIsOutstanding(t *testing.T) {
 				require.NoError(t, err)
 				e.done = append(e.done, receipt.done)
 			},
+			"compact": func(*rapid.T) {
+				tracker.mu.Lock()
+				defer tracker.mu.Unlock()
+				tracker.compact()
+			},
 			"commit": func(t *rapid.T) {
 				if !open() {
 					t.Skip("no transaction")
@@ -124,4 +129,32 @@ func TestTrackWaitsForRoom(t *testing.T) {
 	}()
 	Acknowledge(first)
 	require.NoError(t, <-entered)
+}
+
+// What completes behind a record that waits takes no room, and does not hide that the
+// stream stands still.
+func TestCompletedTransactionsBehindAWaitingOne(t *testing.T) {
+	t.Parallel()
+	tr := newTracker(1<<20, nil)
+	first := tr.begin(time.Now())
+	waiting, err := tr.reserve(t.Context(), first, 1)
+	require.NoError(t, err)
+	tr.commit(first, 1)
+	tr.since = tr.since.Add(-time.Hour)
+	const transactions = 100_000
+	for n := range transactions {
+		p := tr.begin(time.Now())
+		r, err := tr.reserve(t.Context(), p, 1)
+		require.NoError(t, err)
+		tr.commit(p, saga.LSN(n+2))
+		Acknowledge(r)
+	}
+	require.Less(t, len(tr.queue), 2*minCompact)
+	_, stalled := tr.waiting()
+	require.GreaterOrEqual(t, stalled, time.Hour)
+	Acknowledge(waiting)
+	confirmed, _ := tr.state()
+	require.Equal(t, saga.LSN(transactions+1), confirmed)
+	_, stalled = tr.waiting()
+	require.Zero(t, stalled)
 }

@@ -85,7 +85,7 @@ func (t *Telemetry) Stream(name string, stats *stream.Stats) {
 		{"capsaga_stream_alarmed", "1 while the stream stands still and waits for an operator.", func() float64 { return oneIf(stats.Alarmed.Load()) }},
 		{"capsaga_stream_generation", "Generation of this worker's last hold of the stream.", func() float64 { return float64(stats.Generation.Load()) }},
 		{"capsaga_stream_in_flight_records", "Records handed over and not yet acknowledged.", func() float64 { return float64(stats.InFlight.Load()) }},
-		{"capsaga_stream_stalled_seconds", "How long nothing was acknowledged although something is waited for.", func() float64 { return time.Duration(stats.Stalled.Load()).Seconds() }},
+		{"capsaga_stream_stalled_seconds", "How long nothing of the oldest transaction was acknowledged.", func() float64 { return time.Duration(stats.Stalled.Load()).Seconds() }},
 	} {
 		t.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: g.name, Help: g.help, ConstLabels: labels}, g.read))
 	}
