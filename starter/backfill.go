@@ -19,6 +19,7 @@ import (
 type backfillOptions struct {
 	sinks   string
 	all     bool
+	sweep   bool
 	detach  bool
 	timeout time.Duration
 	list    bool
@@ -46,6 +47,7 @@ without being asked for.`,
 	}
 	cmd.Flags().StringVar(&o.sinks, "sinks", "", "`sinks` to bring the rows to: redis, kafka, elasticsearch (default: all of the entity's)")
 	cmd.Flags().BoolVar(&o.all, "all", false, "all entities of the catalog")
+	cmd.Flags().BoolVar(&o.sweep, "sweep", false, "also remove what the sinks have and the table has not; in Kafka the topic begins anew, with an event of op t")
 	cmd.Flags().BoolVar(&o.detach, "detach", false, "request it and do not wait")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "how long to wait for the sinks to have the rows; 0: for as long as it takes")
 	cmd.Flags().BoolVar(&o.list, "list", false, "show the backfills that are open, and the last ones that have ended")
@@ -55,10 +57,10 @@ without being asked for.`,
 
 func (o *backfillOptions) check(args []string) error {
 	switch {
-	case o.list && (o.all || o.cancel || o.detach || len(args) > 0):
+	case o.list && (o.all || o.sweep || o.cancel || o.detach || len(args) > 0):
 		return usagef("--list stands alone")
 	case o.list:
-	case o.cancel && (o.all || o.detach || o.sinks != ""):
+	case o.cancel && (o.all || o.sweep || o.detach || o.sinks != ""):
 		return usagef("--cancel takes entities and nothing else")
 	case o.all && len(args) > 0:
 		return usagef("--all and %s: want one of them", strings.Join(args, " "))
@@ -105,7 +107,7 @@ func (a *app) backfill(ctx context.Context, args []string, o backfillOptions) er
 	}
 	requests := make([]backfill.Request, len(entities))
 	for i, e := range entities {
-		requests[i] = backfill.Request{Entity: e, Sinks: ofEntity(sinks, e, o.all)}
+		requests[i] = backfill.Request{Entity: e, Sinks: ofEntity(sinks, e, o.all), Sweep: o.sweep}
 	}
 	return a.runBackfills(ctx, c, requests, o)
 }

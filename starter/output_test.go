@@ -101,14 +101,14 @@ func TestStreamsTable(t *testing.T) {
 	require.NoError(t, a.writeStreams([]stream.Info{
 		{
 			Name: "kafkapub", Slot: "capsaga_kafkapub", Exists: true, Holder: "host:1", Active: true, ConfirmedLSN: 0x16B3748, LagBytes: 1536, LagSeconds: 0.25,
-			WALStatus: "extended", SafeBytes: &safe, RetainedBytes: 4096, Gap: found,
+			WALStatus: "extended", SafeBytes: &safe, RetainedBytes: 4096, Gap: found, Alarms: []string{"topic a.b is diverted"},
 		},
 		{Name: "espub", Slot: "capsaga_espub", Exists: true, WALStatus: "lost", SafeBytes: &safe, Error: "the slot was invalidated by the server"},
 		{Name: "redispub", Slot: "capsaga_redispub", Error: "the slot is gone"},
 	}))
 	golden(t, out.String(),
 		"NAME      SLOT              HOLDER  ACTIVE  CONFIRMED  LAG      BEHIND  WAL                       KEPT     GAP                          ERROR",
-		"kafkapub  capsaga_kafkapub  host:1  true    0/16B3748  1.5 KiB  0.2s    extended, 64.0 MiB to go  4.0 KiB  2026-05-01 10:00:00Z (open)  -",
+		"kafkapub  capsaga_kafkapub  host:1  true    0/16B3748  1.5 KiB  0.2s    extended, 64.0 MiB to go  4.0 KiB  2026-05-01 10:00:00Z (open)  1 told below",
 		"espub     capsaga_espub     -       false   0/0        0 B      0.0s    lost                      0 B      -                            the slot was invalidated by the server",
 		"redispub  capsaga_redispub  -       false   0/0        0 B      0.0s    gone                      0 B      -                            the slot is gone")
 	a, out = newApp(asJSON)

@@ -60,7 +60,7 @@ func (a *app) writeStreams(infos []stream.Info) error {
 	t := newTable(a.stdout, "NAME", "SLOT", "HOLDER", "ACTIVE", "CONFIRMED", "LAG", "BEHIND", "WAL", "KEPT", "GAP", "ERROR")
 	for _, i := range infos {
 		t.row(i.Name, i.Slot, dash(i.Holder), strconv.FormatBool(i.Active), i.ConfirmedLSN.String(),
-			byteCount(i.LagBytes), fmt.Sprintf("%.1fs", i.LagSeconds), walText(i), byteCount(i.RetainedBytes), gapText(i.Gap), dash(i.Error))
+			byteCount(i.LagBytes), fmt.Sprintf("%.1fs", i.LagSeconds), walText(i), byteCount(i.RetainedBytes), gapText(i.Gap), troubleText(i))
 	}
 	if err := t.flush(); err != nil {
 		return err
@@ -85,7 +85,16 @@ func walText(i stream.Info) string {
 	return dash(i.WALStatus)
 }
 
-// gapText is the last gap: when it was found, and that its backfill has yet to be
+// troubleText is what is wrong with the stream. What it has set aside is told in full
+// below the table.
+func troubleText(i stream.Info) string {
+	if i.Error == "" && len(i.Alarms) > 0 {
+		return fmt.Sprintf("%d told below", len(i.Alarms))
+	}
+	return dash(i.Error)
+}
+
+// gapText is the last gap: when it was found, and whether its backfill has been
 // requested.
 func gapText(gap *stream.Past) string {
 	if gap == nil {
@@ -93,9 +102,9 @@ func gapText(gap *stream.Past) string {
 	}
 	text := gap.At.UTC().Format("2006-01-02 15:04:05Z")
 	if gap.Open {
-		text += " (open)"
+		return text + " (open)"
 	}
-	return text
+	return text + " (backfill requested)"
 }
 
 // byteCount is a number of bytes for people.

@@ -40,6 +40,9 @@ type Request struct {
 	Entity *saga.Entity
 	Sinks  []saga.Sink // default: all of the entity's
 	Reason Reason      // default Asked
+	// Sweep also removes what the sinks hold from before now and the backfill does not
+	// find; in Kafka the topic begins anew.
+	Sweep bool
 	// Floor and Index: see saga.BackfillMessage.
 	Floor saga.Version
 	Index string
@@ -137,7 +140,12 @@ func Submit(ctx context.Context, db Beginner, r Request) (b Backfill, err error)
 			return b, refuse("entity %s has no sink %s: the catalog gives it %s", r.Entity.Name, sink, joinSinks(r.Entity.Sinks()))
 		}
 	}
-	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) (err error) {
+		if r.Sweep && r.Floor == 0 {
+			if r.Floor, err = currentVersion(ctx, tx); err != nil {
+				return err
+			}
+		}
 		b, err = submit(ctx, tx, r)
 		return err
 	})

@@ -32,7 +32,7 @@ func (v *validator) checkEntity(ctx context.Context, e *saga.Entity) error {
 		v.checkTopic(field+".table", r)
 	}
 	if r.Kind == "p" {
-		v.warn(field+".table", "PostgreSQL publishes no TRUNCATE and no DETACH of a single partition of %s: DELETE the rows first, or run `capsaga backfill %s` afterwards", e.Table, e.Name)
+		v.warn(field+".table", "PostgreSQL publishes no TRUNCATE and no DETACH of a single partition of %s: DELETE the rows first, or run `capsaga backfill --sweep %s` afterwards", e.Table, e.Name)
 	}
 	v.checkGenerated(field, info)
 	if err := v.checkRights(ctx, field, e, r); err != nil {

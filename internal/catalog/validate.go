@@ -175,7 +175,7 @@ func (v *validator) checkKeyless(field string, r *Relation) {
 	if r.Identified {
 		return
 	}
-	severity, advice := SeverityError, ", leave it out of an explicit list, or allow keyless tables"
+	severity, advice := SeverityError, ", leave it out of an explicit list, or say --allow-keyless"
 	if v.options.AllowKeyless {
 		severity, advice = SeverityWarning, ""
 	}

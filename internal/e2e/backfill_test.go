@@ -36,6 +36,28 @@ func (r result) backfill(t testing.TB) (line backfillLine) {
 
 // What the sinks have lost comes back by the CLI, which waits until it is there; it
 // says what it waits for, and a Ctrl-C leaves the backfill running.
+// The TRUNCATE of one partition is not published: a backfill that sweeps finds out
+// what it took.
+func TestBackfillSweeps(t *testing.T) {
+	w := connect(t, "testdata/items.yaml")
+	w.exec(`CREATE TABLE items (id bigint PRIMARY KEY, title text, n int, note text) PARTITION BY RANGE (id);
+		CREATE TABLE items_low PARTITION OF items FOR VALUES FROM (0) TO (500);
+		CREATE TABLE items_high PARTITION OF items FOR VALUES FROM (500) TO (MAXVALUE);
+		INSERT INTO items SELECT n, 'item ' || n, n, NULL FROM generate_series(1, 1000) n`)
+	w.apply()
+	w.startWorker()
+	w.settle(60 * time.Second)
+	w.exec("TRUNCATE items_high")
+	without := w.capsaga("", "backfill", "items")
+	require.Zero(t, without.status, without.stderr)
+	require.Len(t, w.inRedis("items"), 1000, "a plain backfill removes nothing")
+	swept := w.capsaga("", "backfill", "items", "--sweep")
+	require.Zero(t, swept.status, swept.stderr)
+	w.settle(60 * time.Second)
+	require.Len(t, w.inPostgres("items"), 499)
+	w.requireSinks("items", saga.Redis, saga.Kafka, saga.Elasticsearch)
+}
+
 func TestBackfillByHand(t *testing.T) {
 	w := connect(t, "testdata/items.yaml")
 	w.exec(`CREATE TABLE items (id bigint PRIMARY KEY, title text, n int, note text);

@@ -4,7 +4,9 @@ import "encoding/binary"
 
 // Topic is what a producer has to know of a topic.
 type Topic struct {
-	Name       string
+	Name string
+	// ID is the cluster's, which a topic that is deleted and made again has not.
+	ID         string
 	Partitions int
 	// MaxBytes is the greatest size of a record and of a batch: max.message.bytes.
 	MaxBytes int

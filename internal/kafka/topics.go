@@ -90,19 +90,19 @@ func (c *Client) awaitTopic(ctx context.Context, name string) error {
 	}
 }
 
-// HasTopic reports whether there is a topic, ready or not.
-func (c *Client) HasTopic(ctx context.Context, name string) (bool, error) {
+// TopicID returns the cluster's id of a topic, ready or not; empty when there is none.
+func (c *Client) TopicID(ctx context.Context, name string) (string, error) {
 	topics, err := c.admin.ListTopics(ctx, name)
 	if err == nil {
 		err = topics[name].Err
 	}
 	switch {
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
-		return false, nil
-	case errors.Is(err, kerr.LeaderNotAvailable):
-		return true, nil
+		return "", nil
+	case err != nil && !errors.Is(err, kerr.LeaderNotAvailable):
+		return "", Classify("look up topic "+name, err)
 	}
-	return err == nil, Classify("look up topic "+name, err)
+	return topics[name].ID.String(), nil
 }
 
 func (c *Client) topicReady(ctx context.Context, name string) (bool, error) {
@@ -137,7 +137,7 @@ func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
 	if err != nil {
 		return Topic{}, Classify(action, err)
 	}
-	topic := Topic{Name: name, Partitions: len(topics[name].Partitions)}
+	topic := Topic{Name: name, ID: topics[name].ID.String(), Partitions: len(topics[name].Partitions)}
 	action = "read the settings of topic " + name
 	configs, err := c.admin.DescribeTopicConfigs(ctx, name)
 	if err != nil {

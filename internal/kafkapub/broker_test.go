@@ -114,4 +114,18 @@ func TestATopicThatWasRemovedIsMadeAgain(t *testing.T) {
 	events := w.events(w.topic("products"))
 	require.Equal(t, `{"id":2}`, events[len(events)-1].Key)
 	require.NotZero(t, refills.Load(), "the row of the first change is asked for")
+
+	// So it is when somebody else made it again.
+	asked := refills.Load()
+	w.deleteTopic("products")
+	w.makeTopic("products")
+	w.exec("INSERT INTO products VALUES (3)")
+	w.settle(r.positions)
+	require.Greater(t, refills.Load(), asked)
+	asked = refills.Load()
+	r.stop()
+	r = w.start()
+	w.exec("INSERT INTO products VALUES (4)")
+	w.settle(r.positions)
+	require.Equal(t, asked, refills.Load(), "once")
 }

@@ -44,11 +44,11 @@ func (c *refusing) check(topic string) error {
 	return nil
 }
 
-func (c *refusing) HasTopic(ctx context.Context, name string) (bool, error) {
+func (c *refusing) TopicID(ctx context.Context, name string) (string, error) {
 	if err := c.check(name); err != nil {
-		return false, err
+		return "", err
 	}
-	return c.Topics.HasTopic(ctx, name)
+	return c.Topics.TopicID(ctx, name)
 }
 
 func (c *refusing) EnsureTopics(ctx context.Context, specs []kafka.TopicSpec) ([]string, error) {

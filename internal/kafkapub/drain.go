@@ -212,7 +212,7 @@ func (d *drainer) openReturn(ctx context.Context, e entry) (*returning, error) {
 		}
 	}
 	spec := s.config.topicSpec(e.Topic, table, len(e.Key) > 0)
-	if err := s.ensure(ctx, spec, table, true); err != nil {
+	if err := s.ensure(ctx, spec, table, true, e.ID); err != nil {
 		return nil, err
 	}
 	topic, err := s.config.Topics.Topic(ctx, e.Topic)

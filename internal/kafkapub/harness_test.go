@@ -220,6 +220,18 @@ func (w *world) setTopic(table, name, value string) {
 	}
 }
 
+// makeTopic makes a table's topic, once a deleted one of its name is gone.
+func (w *world) makeTopic(table string) {
+	w.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))
+	require.NoError(w.t, err)
+	defer client.Close()
+	stacktest.Eventually(w.t, 20*time.Second, func() error {
+		_, err := kadm.NewClient(client).CreateTopic(context.Background(), 1, 1, nil, w.topic(table))
+		return err
+	})
+}
+
 func (w *world) deleteTopic(table string) {
 	w.t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))

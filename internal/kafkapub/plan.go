@@ -59,7 +59,7 @@ func (s *session) newPlan(ctx context.Context, relation *stream.Relation) (*plan
 	}
 	topic, nameErr := s.config.Prefix.Topic(relation.Table)
 	var err error
-	if p.key, err = s.keyOf(ctx, relation, s.keys[topic]); err != nil {
+	if p.key, err = s.keyOf(ctx, relation, s.known[topic].key); err != nil {
 		return nil, err
 	}
 	p.target = s.target(topic, relation.Table)
@@ -94,14 +94,18 @@ func (p *plan) column(name string) int {
 // when both are safe the new key is written down. Whoever crashes in between does
 // it again, with the same event-ids.
 func (s *session) checkKey(ctx context.Context, tx *stream.Transaction, p *plan, index int) error {
-	topic, now := p.target.spec.Name, p.target.key
-	before, known := s.keys[topic]
-	if known && slices.Equal(before, now) {
+	topic, now := p.target.spec.Name, known{p.target.key, p.target.topic.ID}
+	before, had := s.known[topic]
+	if now.id == "" { // a diverted one is not looked at
+		now.id = before.id
+	}
+	sameKey := slices.Equal(before.key, now.key)
+	if had && sameKey && before.id == now.id {
 		return nil
 	}
-	if known {
+	if had && !sameKey {
 		s.log.Warn("the key of a table changed: its topic is begun anew, and what was not written since has to be backfilled",
-			"table", p.relation.Table.String(), "topic", topic, "before", strings.Join(before, ", "), "now", strings.Join(now, ", "))
+			"table", p.relation.Table.String(), "topic", topic, "before", strings.Join(before.key, ", "), "now", strings.Join(now.key, ", "))
 		if err := s.refill(ctx, p.relation.Table); err != nil {
 			return err
 		}
@@ -112,10 +116,10 @@ func (s *session) checkKey(ctx context.Context, tx *stream.Transaction, p *plan,
 			return err
 		}
 	}
-	if err := s.register.setKey(ctx, topic, p.relation.Table, now); err != nil {
+	if err := s.register.setKnown(ctx, topic, p.relation.Table, now); err != nil {
 		return err
 	}
-	s.keys[topic] = now
+	s.known[topic] = now
 	return nil
 }
 

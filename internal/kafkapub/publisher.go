@@ -18,7 +18,7 @@ import (
 type Topics interface {
 	// EnsureTopics creates what is missing of topics.
 	EnsureTopics(ctx context.Context, specs []kafka.TopicSpec) (created []string, err error)
-	HasTopic(ctx context.Context, name string) (bool, error)
+	TopicID(ctx context.Context, name string) (id string, err error)
 	Topic(ctx context.Context, name string) (kafka.Topic, error)
 	// EndOffset and Read are for the parked topic, which has one partition.
 	EndOffset(ctx context.Context, topic string) (int64, error)
@@ -113,7 +113,7 @@ func (p *Publisher) Start(ctx context.Context, lease stream.Lease) (stream.Sessi
 	s := &session{
 		config: p.config, types: p.types, log: p.config.Logger, memory: &p.memory,
 		register: &register{db: p.config.Database, slot: lease.Slot, generation: lease.Generation},
-		plans:    map[uint32]*plan{}, targets: map[string]*target{}, keys: map[string][]string{},
+		plans:    map[uint32]*plan{}, targets: map[string]*target{}, known: map[string]known{},
 		parked:     &target{spec: kafka.TopicSpec{Name: p.config.Prefix.ParkedTopic(), Cleanup: cleanupDelete, Retention: "-1"}},
 		generation: fmt.Append(nil, lease.Generation), modes: modesOf(p.config.Catalog),
 	}
@@ -143,7 +143,7 @@ func (s *session) recall(entries []entry) (diverted bool) {
 			s.target(e.Topic, saga.Table{}).diverted = true
 			diverted = true
 		}
-		s.keys[e.Topic] = e.Key
+		s.known[e.Topic] = known{e.Key, e.ID}
 	}
 	return diverted
 }

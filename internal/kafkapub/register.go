@@ -23,11 +23,18 @@ type entry struct {
 	Topic    string
 	Table    string
 	Key      []string // columns
+	ID       string   // the cluster's, empty while it is not known
 	Diverted bool
 	Position int64 // in the parked topic, of a diverted one
 }
 
-const selectEntry = `SELECT topic, table_name, key, diverted_at IS NOT NULL, coalesce(position, 0) FROM capsaga.topic WHERE slot = $1`
+// known is what the register says of a topic that had records.
+type known struct {
+	key []string
+	id  string
+}
+
+const selectEntry = `SELECT topic, table_name, key, topic_id, diverted_at IS NOT NULL, coalesce(position, 0) FROM capsaga.topic WHERE slot = $1`
 
 func (r *register) entries(ctx context.Context) ([]entry, error) {
 	return r.query(ctx, "read what is known of the topics", selectEntry)
@@ -50,12 +57,14 @@ func (r *register) query(ctx context.Context, action, sql string) ([]entry, erro
 	return entries, nil
 }
 
-// setKey says by which columns a table's records are keyed from here on.
-func (r *register) setKey(ctx context.Context, topic string, table saga.Table, key []string) error {
+// setKnown says by which columns a table's records are keyed from here on, and in
+// which topic they are.
+func (r *register) setKnown(ctx context.Context, topic string, table saga.Table, now known) error {
 	return r.write(ctx, "note the key of topic "+topic, `
-		INSERT INTO capsaga.topic AS t (slot, topic, table_name, key)
-		SELECT slot, $3, $4, $5 FROM capsaga.stream WHERE slot = $1 AND generation = $2
-		ON CONFLICT (slot, topic) DO UPDATE SET key = excluded.key, table_name = excluded.table_name`, topic, tableName(table), append([]string{}, key...))
+		INSERT INTO capsaga.topic AS t (slot, topic, table_name, key, topic_id)
+		SELECT slot, $3, $4, $5, $6 FROM capsaga.stream WHERE slot = $1 AND generation = $2
+		ON CONFLICT (slot, topic) DO UPDATE SET key = excluded.key, topic_id = excluded.topic_id, table_name = excluded.table_name`,
+		topic, tableName(table), append([]string{}, now.key...), now.id)
 }
 
 func (r *register) divert(ctx context.Context, t *target, why error, position int64) error {

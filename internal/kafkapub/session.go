@@ -26,11 +26,10 @@ type session struct {
 	memory   *memory
 	register *register
 
-	plans   map[uint32]*plan
-	targets map[string]*target // by topic
-	parked  *target
-	// keys names the key columns of the topics' records, as the register has them.
-	keys       map[string][]string
+	plans      map[uint32]*plan
+	targets    map[string]*target // by topic
+	parked     *target
+	known      map[string]known // of the topics, as the register has it
 	generation []byte
 	trouble    atomic.Pointer[error]
 	flight     flight

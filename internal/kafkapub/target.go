@@ -60,13 +60,20 @@ func lasting(err error) bool {
 
 // learn creates the target's topic if it is missing and looks at it.
 func (s *session) learn(ctx context.Context, t *target) error {
-	_, known := s.keys[t.spec.Name]
-	if err := s.ensure(ctx, t.spec, t.table, known); err != nil {
+	before, had := s.known[t.spec.Name]
+	if err := s.ensure(ctx, t.spec, t.table, had, before.id); err != nil {
 		return err
 	}
 	topic, err := s.config.Topics.Topic(ctx, t.spec.Name)
 	if err != nil {
 		return err
+	}
+	if had && before.id != topic.ID {
+		now := known{before.key, topic.ID}
+		if err := s.register.setKnown(ctx, t.spec.Name, t.table, now); err != nil {
+			return err
+		}
+		s.known[t.spec.Name] = now
 	}
 	topic.MaxBytes = s.memory.limit(t.spec.Name, topic.MaxBytes)
 	if t.used {
@@ -78,13 +85,14 @@ func (s *session) learn(ctx context.Context, t *target) error {
 	return nil
 }
 
-// ensure creates a topic if it is missing. One that had records before is then to be
-// filled again, which is asked for first: whoever crashes behind that asks twice.
-func (s *session) ensure(ctx context.Context, spec kafka.TopicSpec, table saga.Table, known bool) error {
-	if known {
-		there, err := s.config.Topics.HasTopic(ctx, spec.Name)
-		if err == nil && !there {
-			s.log.Warn("a topic is gone: it is made again, and what it held has to be backfilled", "topic", spec.Name, "table", table.String())
+// ensure creates a topic if it is missing. One that had records before, and is gone or
+// is another one now, is then to be filled again, which is asked for first: whoever
+// crashes behind that asks twice.
+func (s *session) ensure(ctx context.Context, spec kafka.TopicSpec, table saga.Table, had bool, before string) error {
+	if had {
+		id, err := s.config.Topics.TopicID(ctx, spec.Name)
+		if err == nil && (id == "" || before != "" && before != id) {
+			s.log.Warn("a topic was deleted: what it held has to be backfilled", "topic", spec.Name, "table", table.String())
 			err = s.refill(ctx, table)
 		}
 		if err != nil {

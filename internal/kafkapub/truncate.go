@@ -46,14 +46,14 @@ func (s *session) Mark(ctx context.Context, tx *stream.Transaction, mark *saga.B
 	}
 	defer s.leave()
 	topic, _ := s.config.Prefix.Topic(mark.Table)
-	key, known := s.keys[topic]
-	if !known { // it has no records
+	before, had := s.known[topic]
+	if !had { // it has no records
 		return nil
 	}
 	p := &plan{
 		relation: &stream.Relation{Table: mark.Table}, source: s.sourceOf(mark.Table.Schema, mark.Table.Name), target: s.target(topic, mark.Table),
 	}
-	p.target.key, p.target.spec = key, s.config.topicSpec(topic, mark.Table, len(key) > 0)
+	p.target.key, p.target.spec = before.key, s.config.topicSpec(topic, mark.Table, len(before.key) > 0)
 	return s.publishTruncate(ctx, tx, p, 0, fmt.Appendf(nil, "backfill-%d", mark.ID))
 }
 

@@ -29,7 +29,7 @@ type session struct {
 	resumed   bool                  // the rebuilds that an earlier holder left are known
 
 	// Of the transaction that is being read.
-	touched   map[string]bool // the entities of which rows were applied
+	touched map[string]bool // the entities of which rows were applied
 	held    []heldItem
 	heldNow int // of maxHeld
 	// whole says that the saga's transaction is too large to be held: all of it is
