@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/capsaga/capsaga/internal/elastic"
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -102,4 +103,44 @@ func TestQueueProperty(t *testing.T) {
 		cancel()
 		running.Wait()
 	})
+}
+
+// noIndex is a store whose entity has no index for some time.
+type noIndex struct {
+	flaky
+	left int
+}
+
+func (n *noIndex) Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied, error) {
+	if n.left--; n.left < 0 {
+		return n.flaky.Apply(ctx, docs)
+	}
+	applied := make([]saga.Applied, len(docs))
+	for i := range applied {
+		applied[i].Err = &saga.Error{Class: saga.Rejected, System: "elasticsearch", Message: "run capsaga catalog apply", Err: elastic.ErrNoIndex}
+	}
+	return applied, nil
+}
+
+// The rows of an entity without an index wait for it, and meanwhile it is said why;
+// none becomes a saga.
+func TestAnEntityWithoutAnIndexWaits(t *testing.T) {
+	t.Parallel()
+	store := &noIndex{left: 3, flaky: flaky{docs: map[string]saga.Document{}, next: func() int { return 0 }}}
+	a := newApplier(Config{Store: store, MaxDocuments: 10, Adopt: func(context.Context, []saga.Refused) error {
+		t.Error("a row was parked")
+		return nil
+	}})
+	var said []string
+	a.pause = func(int) time.Duration {
+		said = append(said, (*a.trouble.Load()).Error())
+		return 0
+	}
+	b := newBatch()
+	b.add(item{Document: saga.Document{Key: "1", Version: 1, Row: []byte("{}")}, entity: &saga.Entity{Name: "t"}, current: true, committed: 1 << 40})
+	require.NoError(t, a.apply(t.Context(), b))
+	require.Len(t, said, 3)
+	require.Contains(t, said[0], "catalog apply")
+	require.Len(t, store.docs, 1)
+	require.Nil(t, a.trouble.Load())
 }
