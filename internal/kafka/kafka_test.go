@@ -121,31 +121,37 @@ func (o *outcome) wait(n int) error {
 	return nil
 }
 
-func TestProduceAndLastKey(t *testing.T) {
+func TestProduceAndRead(t *testing.T) {
 	t.Parallel()
 	client, topic := open(t)
 	ctx := testContext(t)
 	_, err := client.EnsureTopics(ctx, []TopicSpec{{Name: topic, Partitions: 2}})
 	require.NoError(t, err)
-	_, found, err := client.LastKey(ctx, topic)
-	require.NoError(t, err)
-	require.False(t, found)
-
 	o := newOutcome()
 	producer, err := client.NewProducer(o.told())
 	require.NoError(t, err)
 	known, err := client.Topic(ctx, topic)
 	require.NoError(t, err)
 	producer.Prepare(known)
-	require.Equal(t, Topic{Name: topic, Partitions: 2, MaxBytes: 1048588, Compacted: true}, known)
+	id, err := client.TopicID(ctx, topic)
+	require.NoError(t, err)
+	require.NotEmpty(t, id)
+	require.Equal(t, Topic{Name: topic, ID: id, Partitions: 2, MaxBytes: 1048588, Compacted: true}, known)
+	none, err := client.TopicID(ctx, topic+".none")
+	require.NoError(t, err)
+	require.Empty(t, none)
 	for range 3 {
-		producer.Produce(Record{Topic: topic, Partition: 1, Key: []byte(`{"id":1}`)})
+		producer.Produce(Record{Topic: topic, Key: []byte(`{"id":1}`)})
 	}
 	require.NoError(t, o.wait(3))
-	key, found, err := client.LastKey(ctx, topic)
+	var keys []string
+	end, err := client.Read(ctx, topic, 0, func(_ int64, r Record) error {
+		keys = append(keys, string(r.Key))
+		return nil
+	})
 	require.NoError(t, err)
-	require.True(t, found)
-	require.JSONEq(t, `{"id":1}`, string(key))
+	require.EqualValues(t, 3, end)
+	require.Equal(t, []string{`{"id":1}`, `{"id":1}`, `{"id":1}`}, keys)
 	producer.Abort()
 	producer.Produce(Record{Topic: topic}) // is dropped, and does not wait
 	require.Empty(t, o.acknowledged, "nothing is written after Abort")
