@@ -135,10 +135,11 @@ func TestAGapStaysOpenUntilItsBackfillIsRequested(t *testing.T) {
 
 	w.refusals = 1
 	r = w.start(func(c *stream.Config) {
+		registry := c.Registry.(*mortal)
 		c.OnGap = func(ctx context.Context, gap stream.Gap) error {
 			err := w.onGap(ctx, gap)
 			if err == nil {
-				r.registry.dead.Store(true)
+				registry.dead.Store(true)
 			}
 			return err
 		}

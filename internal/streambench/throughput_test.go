@@ -42,7 +42,8 @@ func (f *figures) report(b *testing.B, name string) {
 	b.ReportMetric(slices.Max(f.peak), name+"-peak-MB")
 }
 
-// BenchmarkStreamBacklog measures how fast each stream works off 200,000 inserts of
+// BenchmarkStreamBacklog runs after the latencies: Elasticsearch merges for a while what it
+// has taken. It measures how fast each stream works off 200,000 inserts of
 // 200 bytes in transactions of 100, beside a minimal reader and a bare bulk loader.
 func BenchmarkStreamBacklog(b *testing.B) {
 	w := newWorld(b)
