@@ -82,16 +82,11 @@ func (d *demo) say(began time.Time, where, format string, args ...any) {
 
 // look reads the row back from each system.
 func (d *demo) look(ctx context.Context, c config.Config, records *kgo.Client, sagaID string) error {
-	cache, err := redis.Open(c.RedisURL, c.Prefix)
+	copies, closeCopies, err := openCopies(c)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = cache.Close() }()
-	index, err := elastic.Open(c.Elasticsearch, c.Prefix)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = index.Close() }()
+	defer closeCopies()
 	event, err := eventOf(ctx, records, sagaID)
 	if err != nil {
 		return err
@@ -100,7 +95,7 @@ func (d *demo) look(ctx context.Context, c config.Config, records *kgo.Client, s
 	if err := d.command(ctx, "bin/capsaga", "get", "products", film, "-o", "json"); err != nil {
 		return err
 	}
-	for name, get := range map[string]func(context.Context, string, string) (saga.Document, bool, error){"redis": cache.Get, "elasticsearch": index.Get} {
+	for name, get := range copies {
 		doc, found, err := get(ctx, "products", film)
 		if err != nil || !found {
 			return fmt.Errorf("%s: found %t: %w", name, found, err)
@@ -113,6 +108,28 @@ func (d *demo) look(ctx context.Context, c config.Config, records *kgo.Client, s
 	}
 	fmt.Fprintf(d.out, "  %-13s %s\n", "", event.Value)
 	return nil
+}
+
+// get reads a row's copy from a sink.
+type get func(ctx context.Context, entity, key string) (doc saga.Document, found bool, err error)
+
+// openCopies returns what reads the copies in Redis and Elasticsearch, by the sinks'
+// names.
+func openCopies(c config.Config) (copies map[string]get, closeCopies func(), err error) {
+	cache, err := redis.Open(c.RedisURL, c.Prefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	index, err := elastic.Open(c.Elasticsearch, c.Prefix)
+	if err != nil {
+		_ = cache.Close()
+		return nil, nil, err
+	}
+	closeCopies = func() {
+		_ = cache.Close()
+		_ = index.Close()
+	}
+	return map[string]get{"redis": cache.Get, "elasticsearch": index.Get}, closeCopies, nil
 }
 
 // newRecords reads the products' topic from its end on.

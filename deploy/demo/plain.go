@@ -9,8 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/capsaga/capsaga/internal/config"
-	"github.com/capsaga/capsaga/internal/elastic"
-	"github.com/capsaga/capsaga/internal/redis"
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -24,17 +22,12 @@ func (d *demo) plainSQL(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cache, err := redis.Open(c.RedisURL, c.Prefix)
+	copies, closeCopies, err := openCopies(c)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = cache.Close() }()
-	index, err := elastic.Open(c.Elasticsearch, c.Prefix)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = index.Close() }()
-	before, _, err := cache.Get(ctx, "products", restocked)
+	defer closeCopies()
+	before, _, err := copies["redis"](ctx, "products", restocked)
 	if err != nil {
 		return err
 	}
@@ -50,7 +43,7 @@ func (d *demo) plainSQL(ctx context.Context) error {
 	}
 	began := time.Now()
 	sinks, waiting := errgroup.WithContext(ctx)
-	for name, get := range map[string]get{"redis": cache.Get, "elasticsearch": index.Get} {
+	for name, get := range copies {
 		sinks.Go(func() error {
 			row, err := newer(waiting, get, before.Version)
 			if err == nil {
@@ -64,8 +57,6 @@ func (d *demo) plainSQL(ctx context.Context) error {
 	}
 	return d.command(ctx, "bin/capsaga", "streams")
 }
-
-type get func(ctx context.Context, entity, key string) (saga.Document, bool, error)
 
 // newer waits for the film in a version above one.
 func newer(ctx context.Context, get get, version saga.Version) (saga.Document, error) {

@@ -76,12 +76,7 @@ func provisioned(ctx context.Context, tx pgx.Tx, e *saga.Entity, made Made) (*Ba
 	if err != nil {
 		return nil, err
 	}
-	r := Request{Entity: e, Sinks: added, Reason: Added}
-	if stale {
-		if r.Floor, err = currentVersion(ctx, tx); err != nil {
-			return nil, err
-		}
-	}
+	r := Request{Entity: e, Sinks: added, Reason: Added, Sweep: stale}
 	if made.Index != "" {
 		filled, err := isFilled(ctx, tx, e.Name, made.Index)
 		if err != nil {

@@ -162,12 +162,7 @@ var defaultPolicy = saga.Policy{OnReject: saga.OnRejectPark, ParkAfter: saga.Dur
 func (d *decoder) policy(f field) (p saga.Policy) {
 	fields := d.fields(f, "on_reject", "park_after")
 	if reaction, ok := fields["on_reject"]; ok {
-		if text, ok := d.text(reaction); ok {
-			p.OnReject = saga.OnReject(text)
-			if !slices.Contains(reactions, text) {
-				d.problem(reaction, "%q: want %s", text, oneOf(reactions))
-			}
-		}
+		p.OnReject = saga.OnReject(d.choice(reaction, reactions))
 	}
 	if after, ok := fields["park_after"]; ok {
 		p.ParkAfter = saga.Duration(d.duration(after, minParkAfter))

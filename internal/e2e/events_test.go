@@ -58,15 +58,7 @@ func (w *world) events(table string) []event {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(50*time.Millisecond))
 	require.NoError(w.t, err)
 	defer reader.Close()
-	ends, err := kadm.NewClient(reader).ListEndOffsets(ctx, topic)
-	require.NoError(w.t, err)
-	left := map[int32]int64{}
-	ends.Each(func(o kadm.ListedOffset) {
-		require.NoError(w.t, o.Err)
-		if o.Offset > 0 {
-			left[o.Partition] = o.Offset
-		}
-	})
+	left := w.ends(ctx, reader, topic)
 	var events []event
 	for len(left) > 0 {
 		fetches := reader.PollFetches(ctx)
@@ -87,13 +79,25 @@ func (w *world) records(table string) (n int64) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))
 	require.NoError(w.t, err)
 	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(context.Background(), w.topic(table))
-	require.NoError(w.t, err)
-	ends.Each(func(o kadm.ListedOffset) {
-		require.NoError(w.t, o.Err)
-		n += o.Offset
-	})
+	for _, end := range w.ends(context.Background(), client, w.topic(table)) {
+		n += end
+	}
 	return n
+}
+
+// ends returns where each partition that is not empty ends.
+func (w *world) ends(ctx context.Context, client *kgo.Client, topic string) map[int32]int64 {
+	w.t.Helper()
+	listed, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
+	require.NoError(w.t, err)
+	ends := map[int32]int64{}
+	listed.Each(func(o kadm.ListedOffset) {
+		require.NoError(w.t, o.Err)
+		if o.Offset > 0 {
+			ends[o.Partition] = o.Offset
+		}
+	})
+	return ends
 }
 
 func newEvent(t testing.TB, r *kgo.Record) event {

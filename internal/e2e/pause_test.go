@@ -135,24 +135,15 @@ func (w *world) open(want int64) error {
 }
 
 // residentMB is the worker's memory.
-func (p *worker) residentMB() int { return p.statusMB("VmRSS:") }
+func (p *worker) residentMB() int {
+	p.t.Helper()
+	return int(stacktest.StatusMB(p.t, p.pid(), stacktest.Resident))
+}
 
 // peakMB is the most memory that the worker had so far.
-func (p *worker) peakMB() int { return p.statusMB("VmHWM:") }
-
-func (p *worker) statusMB(field string) int {
+func (p *worker) peakMB() int {
 	p.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid()))
-	require.NoError(p.t, err)
-	for line := range strings.Lines(string(status)) {
-		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == field {
-			kb, err := strconv.Atoi(fields[1])
-			require.NoError(p.t, err)
-			return kb / 1024
-		}
-	}
-	require.Fail(p.t, "the status has no "+field)
-	return 0
+	return int(stacktest.StatusMB(p.t, p.pid(), stacktest.Peak))
 }
 
 // cpuSeconds is the time that the worker has computed so far.

@@ -92,17 +92,23 @@ func (c *Client) awaitTopic(ctx context.Context, name string) error {
 
 // TopicID returns the cluster's id of a topic, ready or not; empty when there is none.
 func (c *Client) TopicID(ctx context.Context, name string) (string, error) {
-	topics, err := c.admin.ListTopics(ctx, name)
-	if err == nil {
-		err = topics[name].Err
-	}
+	topic, err := c.lookUp(ctx, name)
 	switch {
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
 		return "", nil
 	case err != nil && !errors.Is(err, kerr.LeaderNotAvailable):
 		return "", Classify("look up topic "+name, err)
 	}
-	return topics[name].ID.String(), nil
+	return topic.ID.String(), nil
+}
+
+// lookUp returns what the brokers say of a topic, with their error of it.
+func (c *Client) lookUp(ctx context.Context, name string) (kadm.TopicDetail, error) {
+	topics, err := c.admin.ListTopics(ctx, name)
+	if err == nil {
+		err = topics[name].Err
+	}
+	return topics[name], err
 }
 
 func (c *Client) topicReady(ctx context.Context, name string) (bool, error) {
@@ -129,16 +135,12 @@ func (c *Client) topicReady(ctx context.Context, name string) (bool, error) {
 
 // Topic describes a topic to its producer.
 func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
-	action := "look up topic " + name
-	topics, err := c.admin.ListTopics(ctx, name)
-	if err == nil {
-		err = topics[name].Err
-	}
+	detail, err := c.lookUp(ctx, name)
 	if err != nil {
-		return Topic{}, Classify(action, err)
+		return Topic{}, Classify("look up topic "+name, err)
 	}
-	topic := Topic{Name: name, ID: topics[name].ID.String(), Partitions: len(topics[name].Partitions)}
-	action = "read the settings of topic " + name
+	topic := Topic{Name: name, ID: detail.ID.String(), Partitions: len(detail.Partitions)}
+	action := "read the settings of topic " + name
 	configs, err := c.admin.DescribeTopicConfigs(ctx, name)
 	if err != nil {
 		return Topic{}, Classify(action, err)

@@ -207,13 +207,19 @@ func endOffsets(ctx context.Context, t testing.TB, client *kgo.Client, topics []
 	return left
 }
 
-// setTopic changes a setting of a table's topic.
-func (w *world) setTopic(table, name, value string) {
+// admin is a client of its own for each use: one that lives on remembers topics.
+func (w *world) admin() *kadm.Client {
 	w.t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))
 	require.NoError(w.t, err)
-	defer client.Close()
-	results, err := kadm.NewClient(client).AlterTopicConfigs(context.Background(), []kadm.AlterConfig{{Name: name, Value: &value}}, w.topic(table))
+	w.t.Cleanup(client.Close)
+	return kadm.NewClient(client)
+}
+
+// setTopic changes a setting of a table's topic.
+func (w *world) setTopic(table, name, value string) {
+	w.t.Helper()
+	results, err := w.admin().AlterTopicConfigs(context.Background(), []kadm.AlterConfig{{Name: name, Value: &value}}, w.topic(table))
 	require.NoError(w.t, err)
 	for _, r := range results {
 		require.NoError(w.t, r.Err)
@@ -223,20 +229,15 @@ func (w *world) setTopic(table, name, value string) {
 // makeTopic makes a table's topic, once a deleted one of its name is gone.
 func (w *world) makeTopic(table string) {
 	w.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))
-	require.NoError(w.t, err)
-	defer client.Close()
+	admin := w.admin()
 	stacktest.Eventually(w.t, 20*time.Second, func() error {
-		_, err := kadm.NewClient(client).CreateTopic(context.Background(), 1, 1, nil, w.topic(table))
+		_, err := admin.CreateTopic(context.Background(), 1, 1, nil, w.topic(table))
 		return err
 	})
 }
 
 func (w *world) deleteTopic(table string) {
 	w.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.stack.KafkaBrokers...))
-	require.NoError(w.t, err)
-	defer client.Close()
-	_, err = kadm.NewClient(client).DeleteTopic(context.Background(), w.topic(table))
+	_, err := w.admin().DeleteTopic(context.Background(), w.topic(table))
 	require.NoError(w.t, err)
 }

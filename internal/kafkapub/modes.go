@@ -52,33 +52,22 @@ const (
 	timeStructured
 )
 
-// modesOf returns the modes of a catalog, which has checked their names; nil and
-// what it does not say mean the defaults.
-func modesOf(c *saga.Catalog) (m modes) {
+// The catalog's names of the modes; an empty one has the default too.
+var (
+	decimalsByName = map[saga.DecimalMode]decimalMode{
+		saga.DecimalString: decimalString, saga.DecimalPrecise: decimalPrecise, saga.DecimalDouble: decimalDouble,
+	}
+	timesByName = map[saga.TimeMode]timeMode{
+		saga.TimeAdaptive: timeAdaptive, saga.TimeAdaptiveMicroseconds: timeAdaptiveMicros, saga.TimeConnect: timeConnect,
+		saga.TimeISOString: timeISO, saga.TimeMicroseconds: timeMicros, saga.TimeNanoseconds: timeNanos, saga.TimeStructured: timeStructured,
+	}
+)
+
+// modesOf returns the modes of a catalog, which has checked their names; nil has the
+// defaults.
+func modesOf(c *saga.Catalog) modes {
 	if c == nil {
-		return m
+		return modes{}
 	}
-	switch c.DecimalHandlingMode {
-	case saga.DecimalPrecise:
-		m.decimal = decimalPrecise
-	case saga.DecimalDouble:
-		m.decimal = decimalDouble
-	case saga.DecimalString:
-	}
-	switch c.TimePrecisionMode {
-	case saga.TimeAdaptiveMicroseconds:
-		m.time = timeAdaptiveMicros
-	case saga.TimeConnect:
-		m.time = timeConnect
-	case saga.TimeISOString:
-		m.time = timeISO
-	case saga.TimeMicroseconds:
-		m.time = timeMicros
-	case saga.TimeNanoseconds:
-		m.time = timeNanos
-	case saga.TimeStructured:
-		m.time = timeStructured
-	case saga.TimeAdaptive:
-	}
-	return m
+	return modes{decimal: decimalsByName[c.DecimalHandlingMode], time: timesByName[c.TimePrecisionMode]}
 }

@@ -96,14 +96,11 @@ func (p *plan) column(name string) int {
 func (s *session) checkKey(ctx context.Context, tx *stream.Transaction, p *plan, index int) error {
 	topic, now := p.target.spec.Name, known{p.target.key, p.target.topic.ID}
 	before, had := s.known[topic]
-	if now.id == "" { // a diverted one is not looked at
-		now.id = before.id
-	}
-	sameKey := slices.Equal(before.key, now.key)
-	if had && sameKey && before.id == now.id {
+	if had && slices.Equal(before.key, now.key) {
 		return nil
 	}
-	if had && !sameKey {
+	if had {
+		now.id = before.id // as learn left it; a diverted topic is not looked at
 		s.log.Warn("the key of a table changed: its topic is begun anew, and what was not written since has to be backfilled",
 			"table", p.relation.Table.String(), "topic", topic, "before", strings.Join(before.key, ", "), "now", strings.Join(now.key, ", "))
 		if err := s.refill(ctx, p.relation.Table); err != nil {

@@ -1,7 +1,6 @@
 package kafkapub
 
 import (
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -81,40 +80,15 @@ func appendTimetzStruct(dst []byte, e *encoding, text string) ([]byte, bool) {
 
 // appendIntervalStruct appends the parts of an interval, each with its sign.
 func appendIntervalStruct(dst []byte, e *encoding, text string) ([]byte, bool) {
-	var years, months, days, micros int64
-	words := strings.Fields(text)
-	for i := 0; i < len(words); i++ {
-		if strings.Contains(words[i], ":") {
-			var ok bool
-			if micros, ok = parseSignedClock(words[i]); !ok {
-				return dst, false
-			}
-			continue
-		}
-		n, err := strconv.ParseInt(words[i], 10, 64)
-		if err != nil || i+1 == len(words) {
-			return dst, false
-		}
-		i++
-		switch strings.TrimSuffix(words[i], "s") {
-		case "year":
-			years = n
-		case "mon":
-			months = n
-		case "day":
-			days = n
-		default:
-			return dst, false
-		}
-	}
-	dst = appendField(dst, `{"years":`, years)
-	dst = appendField(dst, `,"months":`, months)
-	dst = appendField(dst, `,"days":`, days)
-	dst = appendField(dst, `,"hours":`, micros/microsPerHour)
-	dst = appendField(dst, `,"minutes":`, micros%microsPerHour/microsPerMinute)
-	dst = appendField(dst, `,"seconds":`, micros%microsPerMinute/microsPerSecond)
-	dst = appendField(dst, `,"nanos":`, micros%microsPerSecond*1000)
-	return appendPrecision(dst, e), len(words) > 0
+	p, ok := splitInterval(text)
+	dst = appendField(dst, `{"years":`, p.years)
+	dst = appendField(dst, `,"months":`, p.months)
+	dst = appendField(dst, `,"days":`, p.days)
+	dst = appendField(dst, `,"hours":`, p.micros/microsPerHour)
+	dst = appendField(dst, `,"minutes":`, p.micros%microsPerHour/microsPerMinute)
+	dst = appendField(dst, `,"seconds":`, p.micros%microsPerMinute/microsPerSecond)
+	dst = appendField(dst, `,"nanos":`, p.micros%microsPerSecond*1000)
+	return appendPrecision(dst, e), ok
 }
 
 func appendDayFields(dst []byte, text string, bc bool) ([]byte, bool) {

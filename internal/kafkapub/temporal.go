@@ -342,41 +342,49 @@ func parseInterval(text string) (int64, bool) {
 	case negativeInfinity:
 		return math.MinInt64, true
 	}
-	var micros int64
+	p, ok := splitInterval(text)
+	micros, fits := addProduct(0, p.years, 12*microsPerMonth)
+	ok = ok && fits
+	micros, fits = addProduct(micros, p.months, microsPerMonth)
+	ok = ok && fits
+	micros, fits = addProduct(micros, p.days, microsPerDay)
+	return micros + p.micros, ok && fits
+}
+
+// intervalParts are the parts of an interval, each with its sign.
+type intervalParts struct{ years, months, days, micros int64 }
+
+func splitInterval(text string) (p intervalParts, ok bool) {
 	words := strings.Fields(text)
-	for i := 0; i < len(words); {
+	for i := 0; i < len(words); i++ {
 		if strings.Contains(words[i], ":") {
-			n, ok := parseSignedClock(words[i])
-			if !ok {
-				return 0, false
+			if p.micros, ok = parseSignedClock(words[i]); !ok {
+				return p, false
 			}
-			micros += n
-			i++
 			continue
 		}
 		n, err := strconv.ParseInt(words[i], 10, 64)
 		if err != nil || i+1 == len(words) {
-			return 0, false
+			return p, false
 		}
-		var fits bool
-		if micros, fits = addProduct(micros, n, unitMicros[words[i+1]]); !fits {
-			return 0, false
+		i++
+		switch strings.TrimSuffix(words[i], "s") {
+		case "year":
+			p.years = n
+		case "mon":
+			p.months = n
+		case "day":
+			p.days = n
+		default:
+			return p, false
 		}
-		i += 2
 	}
-	return micros, len(words) > 0
+	return p, len(words) > 0
 }
 
-var unitMicros = map[string]int64{
-	"year": 12 * microsPerMonth, "years": 12 * microsPerMonth,
-	"mon": microsPerMonth, "mons": microsPerMonth,
-	"day": microsPerDay, "days": microsPerDay,
-}
-
-// addProduct returns sum + n*unit, and false for a unit of zero or a result that
-// 64 bits do not hold.
+// addProduct returns sum + n*unit, and false for a result that 64 bits do not hold.
 func addProduct(sum, n, unit int64) (int64, bool) {
-	if unit == 0 || n > math.MaxInt64/unit || n < math.MinInt64/unit {
+	if n > math.MaxInt64/unit || n < math.MinInt64/unit {
 		return 0, false
 	}
 	product := n * unit

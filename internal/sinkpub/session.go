@@ -10,9 +10,10 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// maxHeld bounds what is held of a saga's transaction until its end says which rows
+// maxHeld bounds the transaction of a saga that is held until its end says which rows
 // are the saga's own, as the stream counts it (Transaction.Track). What is held keeps
-// its part of the stream's room, so this has to be well below all of that.
+// its part of the stream's room, so this has to be well below all of that. A larger one
+// is applied whole, at the version of its commit, the last image of each row too.
 const maxHeld = 4 << 20
 
 // session applies for one holder of the stream.
@@ -31,10 +32,7 @@ type session struct {
 	// Of the transaction that is being read.
 	touched map[string]bool // the entities of which rows were applied
 	held    []heldItem
-	heldNow int // of maxHeld
-	// whole says that the saga's transaction is too large to be held: all of it is
-	// applied at the version of its commit, the last image of each row too.
-	whole bool
+	size    int // of its rows, as the stream counts them
 }
 
 // heldItem is a row of a saga's transaction.
@@ -51,7 +49,7 @@ func (s *session) Begin(ctx context.Context, tx *stream.Transaction) error {
 		}
 	}
 	s.passHandovers(tx.CommitLSN)
-	s.held, s.heldNow, s.whole = s.held[:0], 0, false
+	s.held, s.size = s.held[:0], 0
 	clear(s.touched)
 	s.applier.queue.begin(tx.Version)
 	return nil
@@ -96,10 +94,8 @@ func (s *session) put(ctx context.Context, tx *stream.Transaction, p *shape, i i
 	if i.done, err = tx.Track(ctx, size); err != nil {
 		return err
 	}
-	if s.heldNow += size + stream.RecordOverhead; s.heldNow > maxHeld {
-		s.whole = true
-	}
-	if tx.Saga == nil || s.whole {
+	s.size += size + stream.RecordOverhead
+	if tx.Saga == nil || s.size > maxHeld {
 		if err := s.release(ctx, nil); err != nil {
 			return err
 		}

@@ -140,11 +140,13 @@ func Acknowledge(receipts ...Receipt) {
 	t.records.Add(int64(len(receipts)))
 	t.mu.Lock()
 	t.inFlight -= len(receipts)
+	ofHead := false
 	for _, r := range receipts {
 		r.pending.outstanding--
-		if r.pending == t.queue[0] {
-			t.since = time.Now()
-		}
+		ofHead = ofHead || r.pending == t.queue[0]
+	}
+	if ofHead {
+		t.since = time.Now()
 	}
 	t.advance()
 }

@@ -66,7 +66,7 @@ func BenchmarkStreamBacklog(b *testing.B) {
 		for _, name := range order {
 			runtime.GC()
 			w.renew(fmt.Sprintf("%s_%d", strings.ReplaceAll(name, "-", "_"), round))
-			took, cpu, peak := measure(func() { w.contest(name, slots) })
+			took, cpu, peak := measure(b, func() { w.contest(name, slots) })
 			results[name].add(backlogRows, took, cpu, peak)
 		}
 		for _, slot := range slots {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -233,22 +232,11 @@ func cpuTime() time.Duration {
 
 // measure runs f and returns how long it took, this process's CPU time and the
 // most memory that it had.
-func measure(f func()) (took, cpu time.Duration, peakMB float64) {
+func measure(b *testing.B, f func()) (took, cpu time.Duration, peakMB float64) {
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) // the peak begins anew
 	began, used := time.Now(), cpuTime()
 	f()
-	return time.Since(began), cpuTime() - used, statusMB("VmHWM:")
-}
-
-func statusMB(field string) float64 {
-	status, _ := os.ReadFile("/proc/self/status")
-	for line := range strings.Lines(string(status)) {
-		if words := strings.Fields(line); len(words) > 1 && words[0] == field {
-			kb, _ := strconv.ParseFloat(words[1], 64)
-			return kb / 1024
-		}
-	}
-	return 0
+	return time.Since(began), cpuTime() - used, stacktest.StatusMB(b, os.Getpid(), stacktest.Peak)
 }
 
 // topic makes a topic with as many partitions as the table's.
