@@ -15,6 +15,7 @@ import (
 type Dependencies struct {
 	Catalog       *saga.Catalog
 	Committer     Committer
+	Batches       BatchCommitter
 	Changer       Changer
 	Ledger        Ledger
 	Rows          Rows

@@ -20,6 +20,25 @@ func (p pivot) Commit(ctx context.Context, r activities.CommitRequest) (*activit
 	return &converted, nil
 }
 
+func (p pivot) CommitBatch(ctx context.Context, r activities.BatchRequest) ([]*activities.CommitResult, error) {
+	request := postgres.BatchRequest{Catalog: r.Catalog, WorkflowID: r.WorkflowID, RunID: r.RunID, Writes: make([]postgres.BatchWrite, len(r.Writes))}
+	for i, w := range r.Writes {
+		request.Writes[i] = postgres.BatchWrite(w)
+	}
+	results, err := p.DB.CommitBatch(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	converted := make([]*activities.CommitResult, len(results))
+	for i, result := range results {
+		if result != nil {
+			c := activities.CommitResult(*result)
+			converted[i] = &c
+		}
+	}
+	return converted, nil
+}
+
 func (p pivot) ReadRow(ctx context.Context, e *saga.Entity, key string) (activities.Row, error) {
 	row, err := p.DB.ReadRow(ctx, e, key)
 	return activities.Row(row), err

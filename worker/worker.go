@@ -154,7 +154,7 @@ func (w *Worker) connect(ctx context.Context) error {
 	hub := notify.NewHub()
 	p, probers := pivot{w.db}, w.probers()
 	w.saga = activities.New(activities.Dependencies{
-		Catalog: w.config.Catalog, Committer: p, Changer: p, Ledger: p, Rows: p,
+		Catalog: w.config.Catalog, Committer: p, Batches: p, Changer: p, Ledger: p, Rows: p,
 		Redis: w.redis, Elasticsearch: w.elastic, Positions: w.positions,
 		Gates:    newGates(w.temporal, s.Prefix, probers),
 		Notifier: hub, Observer: w.telemetry,
