@@ -155,7 +155,7 @@ func (w *Worker) connect(ctx context.Context) error {
 	p, probers := pivot{w.db}, w.probers()
 	w.saga = activities.New(activities.Dependencies{
 		Catalog: w.config.Catalog, Committer: p, Changer: p, Ledger: p, Rows: p,
-		Redis: w.redis, Elasticsearch: w.elastic, Positions: w.positions,
+		Redis: gatherRedis(w.redis, w.config.Catalog), Elasticsearch: gatherElasticsearch(w.elastic), Positions: w.positions,
 		Gates:    newGates(w.temporal, s.Prefix, probers),
 		Notifier: hub, Observer: w.telemetry,
 	})
