@@ -215,9 +215,7 @@ type BatchFailure struct {
 // UpdateRedisBatch brings rows of many sagas to Redis, in one pipeline. It is
 // idempotent by compare-and-set on the version.
 func (a *Saga) UpdateRedisBatch(ctx context.Context, in BatchSinkInput) (BatchSinkOutput, error) {
-	return a.batchSink(ctx, saga.StepRedis, in, func(ctx context.Context, docs []saga.Document) ([]saga.Applied, error) {
-		return a.Redis.Apply(ctx, docs, a.Catalog.RedisLives)
-	})
+	return a.batchSink(ctx, saga.StepRedis, in, a.Redis.Apply)
 }
 
 // IndexElasticsearchBatch brings rows of many sagas to Elasticsearch, in one bulk

@@ -161,14 +161,9 @@ type Rows interface {
 	ReadRow(ctx context.Context, e *saga.Entity, key string) (Row, error)
 }
 
-// RedisSink sets documents in Redis where they are newer. lifetimes tells an
-// entity's time to live and its tombstones'.
-type RedisSink interface {
-	Apply(ctx context.Context, docs []saga.Document, lifetimes func(entity string) (ttl, tombstone time.Duration)) ([]saga.Applied, error)
-}
-
-// ElasticSink indexes documents where they are newer.
-type ElasticSink interface {
+// Sink sets documents in Redis or Elasticsearch where they are newer. What it answers
+// has an entry per document; its error is for all of them.
+type Sink interface {
 	Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied, error)
 }
 

@@ -19,8 +19,8 @@ type Dependencies struct {
 	Changer       Changer
 	Ledger        Ledger
 	Rows          Rows
-	Redis         RedisSink
-	Elasticsearch ElasticSink
+	Redis         Sink
+	Elasticsearch Sink
 	Positions     Positions
 	Gates         Gates // optional
 

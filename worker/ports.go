@@ -4,7 +4,11 @@ import (
 	"context"
 
 	"github.com/capsaga/capsaga/activities"
+	"github.com/capsaga/capsaga/internal/elastic"
+	"github.com/capsaga/capsaga/internal/gather"
 	"github.com/capsaga/capsaga/internal/postgres"
+	"github.com/capsaga/capsaga/internal/redis"
+	"github.com/capsaga/capsaga/internal/sinkpub"
 	"github.com/capsaga/capsaga/saga"
 )
 
@@ -62,4 +66,15 @@ func changed(r *postgres.ChangeResult, err error) (*activities.ChangeResult, err
 	}
 	converted := activities.ChangeResult(*r)
 	return &converted, nil
+}
+
+// gatherRedis lets the sagas' rows share pipelines.
+func gatherRedis(store *redis.Store, c *saga.Catalog) activities.Sink {
+	return gather.New(string(saga.Redis), sinkpub.Redis(store, c), gather.Limits{Documents: 1000})
+}
+
+// gatherElasticsearch lets the sagas' rows share bulk requests. A request waits for an
+// index whose primary shard is away, and must not keep other entities' rows waiting.
+func gatherElasticsearch(store *elastic.Store) activities.Sink {
+	return gather.New(string(saga.Elasticsearch), store, gather.Limits{Documents: 2000, ByEntity: true})
 }

@@ -71,6 +71,7 @@ type Config struct {
 	// DefaultHTTPAddress, "off" for nowhere.
 	HTTPAddress  string
 	DrainTimeout time.Duration // default DefaultDrainTimeout
+	Group        client.Group  // of the worker's own Client
 	Logger       *slog.Logger  // default slog.Default()
 }
 
@@ -155,12 +156,12 @@ func (w *Worker) connect(ctx context.Context) error {
 	p, probers := pivot{w.db}, w.probers()
 	w.saga = activities.New(activities.Dependencies{
 		Catalog: w.config.Catalog, Committer: p, Batches: p, Changer: p, Ledger: p, Rows: p,
-		Redis: w.redis, Elasticsearch: w.elastic, Positions: w.positions,
+		Redis: gatherRedis(w.redis, w.config.Catalog), Elasticsearch: gatherElasticsearch(w.elastic), Positions: w.positions,
 		Gates:    newGates(w.temporal, s.Prefix, probers),
 		Notifier: hub, Observer: w.telemetry,
 	})
 	w.gate = &activities.Gate{Probers: probers, Parked: &parkedSagas{w.temporal, s.Temporal.Namespace, s.Prefix}}
-	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: hub, Ledger: w.db})
+	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: hub, Ledger: w.db, Group: w.config.Group})
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func NewSystems() *Systems {
 func (s *Systems) Activities(hub *notify.Hub) *activities.Saga {
 	return activities.New(activities.Dependencies{
 		Catalog: Catalog(), Committer: s, Batches: s, Changer: s, Ledger: s, Rows: s, Gates: s, Notifier: hub,
-		Redis: redisSink{s.Redis}, Elasticsearch: s.Elasticsearch, Positions: s.Kafka,
+		Redis: s.Redis, Elasticsearch: s.Elasticsearch, Positions: s.Kafka,
 	})
 }
 
@@ -288,12 +288,6 @@ func (s *Sink) Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied,
 		}
 	}
 	return applied, nil
-}
-
-type redisSink struct{ *Sink }
-
-func (s redisSink) Apply(ctx context.Context, docs []saga.Document, _ func(string) (ttl, tombstone time.Duration)) ([]saga.Applied, error) {
-	return s.Sink.Apply(ctx, docs)
 }
 
 // Stream is Kafka's stream in memory: it is always there unless it fails.
