@@ -37,11 +37,18 @@ func (a *app) writeCommand() *cobra.Command {
 Each line's outcome is printed as it comes, with the line's number. A line that is
 not a write, or that is refused, does not keep the others from being written. The
 file may be written again: a saga that is there already answers with its outcome.
-Lines are written side by side; --concurrency 1 keeps the file's order.`,
+Lines are written side by side; --concurrency 1 keeps the file's order.
+
+--batch N puts N writes into one workflow, which is much faster. Each line is still a
+saga of its own, with its own outcome; one that fails goes on in a workflow of its
+own. Lines of one batch that change one row keep their order.`,
 		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if cmd.Flags().Changed("batch") {
-				return usagef("--batch is not there yet: it comes with the batches; --concurrency says how many sagas run at once")
+			if !cmd.Flags().Changed("concurrency") {
+				o.concurrency = defaultConcurrency
+				if o.batch > 1 {
+					o.concurrency = defaultBatches
+				}
 			}
 			if err := o.check(); err != nil {
 				return err
@@ -51,12 +58,16 @@ Lines are written side by side; --concurrency 1 keeps the file's order.`,
 	}
 	cmd.Flags().StringVar(&o.wait, "wait", string(client.WaitVisible), "`what` to wait for: committed (PostgreSQL has it) or visible (all sinks have it, or the saga parked)")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", time.Minute, "how long to wait for each saga, which goes on without us")
-	cmd.Flags().IntVar(&o.concurrency, "concurrency", 32, "`number` of sagas that are waited for at once")
-	cmd.Flags().IntVar(&o.batch, "batch", 0, "`number` of writes in one workflow (not there yet)")
+	cmd.Flags().IntVar(&o.concurrency, "concurrency", 0, fmt.Sprintf("`number` of sagas, or of batches, that are waited for at once (default %d sagas, %d batches)", defaultConcurrency, defaultBatches))
+	cmd.Flags().IntVar(&o.batch, "batch", 1, fmt.Sprintf("`number` of writes in one workflow, up to %d", saga.MaxBatchWrites))
 	return cmd
 }
 
-const maxConcurrency = 1024
+const (
+	maxConcurrency     = 1024
+	defaultConcurrency = 32
+	defaultBatches     = 4
+)
 
 func (o writeOptions) check() error {
 	switch client.Level(o.wait) {
@@ -69,6 +80,9 @@ func (o writeOptions) check() error {
 	}
 	if o.concurrency < 1 || o.concurrency > maxConcurrency {
 		return usagef("--concurrency %d: want a number from 1 to %d", o.concurrency, maxConcurrency)
+	}
+	if o.batch < 1 || o.batch > saga.MaxBatchWrites {
+		return usagef("--batch %d: want a number from 1 to %d", o.batch, saga.MaxBatchWrites)
 	}
 	return nil
 }
@@ -87,14 +101,16 @@ func (a *app) writeFile(ctx context.Context, name string, o writeOptions) error 
 	if err != nil {
 		return err
 	}
-	sagas, err := client.New(client.Options{Temporal: temporal, Prefix: c.Prefix})
+	// Each line, or each batch of lines, is one workflow, as the flags say.
+	group := client.Group{Off: true, MaxWrites: o.batch}
+	sagas, err := client.New(client.Options{Temporal: temporal, Prefix: c.Prefix, Group: group})
 	if err != nil {
 		return err
 	}
 	a.warnOfNoWorker(ctx, temporal, c)
 	run := &writing{
 		sagas: sagas, ping: pinger(temporal),
-		level: client.Level(o.wait), timeout: o.timeout, concurrency: o.concurrency,
+		level: client.Level(o.wait), timeout: o.timeout, concurrency: o.concurrency, batch: o.batch,
 		report: a.newWriteReport(size),
 	}
 	return run.do(a.traced(ctx), input)
@@ -163,5 +179,6 @@ func pinger(temporal sdkclient.Client) func(context.Context) error {
 // writer is what the command needs of the client.
 type writer interface {
 	Write(ctx context.Context, w saga.Write, level client.Level) (saga.Outcome, error)
+	WriteBatch(ctx context.Context, writes []saga.Write, level client.Level) []client.Result
 	Status(ctx context.Context, sagaID string) (saga.Outcome, error)
 }

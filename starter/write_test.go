@@ -21,10 +21,11 @@ import (
 
 // sagas answers writes from memory.
 type sagas struct {
-	mu     sync.Mutex
-	wrote  []string
-	write  func(ctx context.Context, w saga.Write) (saga.Outcome, error)
-	status func(sagaID string) (saga.Outcome, error)
+	mu      sync.Mutex
+	wrote   []string
+	batches []int
+	write   func(ctx context.Context, w saga.Write) (saga.Outcome, error)
+	status  func(sagaID string) (saga.Outcome, error)
 }
 
 func (s *sagas) Write(ctx context.Context, w saga.Write, _ client.Level) (saga.Outcome, error) {
@@ -32,6 +33,18 @@ func (s *sagas) Write(ctx context.Context, w saga.Write, _ client.Level) (saga.O
 	s.wrote = append(s.wrote, w.SagaID)
 	s.mu.Unlock()
 	return s.write(ctx, w)
+}
+
+func (s *sagas) WriteBatch(ctx context.Context, writes []saga.Write, level client.Level) []client.Result {
+	s.mu.Lock()
+	s.batches = append(s.batches, len(writes))
+	s.mu.Unlock()
+	var results []client.Result
+	for _, w := range writes {
+		o, err := s.Write(ctx, w, level)
+		results = append(results, client.Result{Outcome: o, Err: err})
+	}
+	return results
 }
 
 func (s *sagas) Status(_ context.Context, sagaID string) (saga.Outcome, error) {
@@ -251,4 +264,56 @@ func TestRefusedWritesFail(t *testing.T) {
 	assert.Equal(t, statusSome, r.status)
 	assert.Equal(t, saga.Failed, r.lines[1].Status)
 	assert.Equal(t, saga.CodeSagaIDReused, r.lines[1].Error.Code)
+}
+
+// Lines travel in batches, of which each is sent when it is full, when it has enough
+// bytes, or when nothing more comes for a while; and each line has its own answer.
+func TestWriteInBatches(t *testing.T) {
+	s := &sagas{write: func(ctx context.Context, w saga.Write) (saga.Outcome, error) {
+		if w.SagaID == "s7" {
+			return saga.Outcome{}, &saga.Error{Class: saga.Rejected, System: "capsaga", Code: saga.CodeSagaIDReused, Message: "in use"}
+		}
+		return ends(saga.Completed)(ctx, w)
+	}}
+	input, lines := io.Pipe()
+	go func() {
+		for i := range 25 {
+			if i == 5 {
+				_, _ = io.WriteString(lines, "{\n")
+			}
+			_, _ = io.WriteString(lines, line(fmt.Sprint("s", i))+"\n")
+			if i == 21 {
+				time.Sleep(5 * gatherPause)
+			}
+		}
+		_ = lines.Close()
+	}()
+	got := write(t, t.Context(), &writing{sagas: s, batch: 10}, asJSON, input)
+	assert.Equal(t, statusSome, got.status)
+	require.Len(t, got.lines, 26)
+	assert.Equal(t, saga.Failed, got.lines[6].Status, "what is no write")
+	assert.Equal(t, saga.Failed, got.lines[9].Status, "what is refused")
+	assert.Equal(t, saga.Completed, got.lines[26].Status)
+	assert.Equal(t, []int{9, 10, 3, 3}, s.batches)
+
+	s = &sagas{write: ends(saga.Completed)}
+	large := strings.Replace(line("a"), `"id":1`, `"id":1,"title":"`+strings.Repeat("x", 700_000)+`"`, 1)
+	write(t, t.Context(), &writing{sagas: s, batch: 10}, asJSON, strings.NewReader(large+"\n"+strings.Replace(large, `"a"`, `"b"`, 1)))
+	assert.Equal(t, []int{1, 1}, s.batches)
+}
+
+// What Temporal did not take of a batch is sent again, and nothing else of it.
+func TestABatchIsSentAgain(t *testing.T) {
+	failed := map[string]bool{}
+	s := &sagas{}
+	s.write = func(ctx context.Context, w saga.Write) (saga.Outcome, error) {
+		if w.SagaID != "s1" && !failed[w.SagaID] {
+			failed[w.SagaID] = true
+			return saga.Outcome{}, unavailable()
+		}
+		return ends(saga.Completed)(ctx, w)
+	}
+	got := write(t, t.Context(), &writing{sagas: s, batch: 10}, asJSON, strings.NewReader(line("s1")+"\n"+line("s2")+"\n"+line("s3")))
+	assert.Equal(t, statusDone, got.status)
+	assert.Equal(t, []int{3, 2}, s.batches)
 }

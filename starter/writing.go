@@ -16,13 +16,14 @@ import (
 )
 
 // writing is one run over a file. Memory is bounded by the number of lines that
-// are under way.
+// are under way: as many batches as may run at once, and one that is being read.
 type writing struct {
 	sagas       writer
 	ping        func(context.Context) error // whether Temporal is there
 	level       client.Level
 	timeout     time.Duration
 	concurrency int
+	batch       int // writes in one workflow at most; 1: each has its own
 	report      *writeReport
 
 	// away counts the sagas in a row that Temporal did not answer for.
@@ -40,19 +41,22 @@ func (w *writing) do(ctx context.Context, input io.Reader) error {
 	// Ended early, it stops the reading; what is under way is still waited for.
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
-	lines := make(chan ndjson.Line)
+	lines, batches := make(chan ndjson.Line), make(chan []ndjson.Line)
 	var writers sync.WaitGroup
 	for range w.concurrency {
 		writers.Go(func() {
-			for line := range lines {
-				o := w.line(ctx, line)
-				w.report.add(o, w.reached(o.Outcome))
+			for batch := range batches {
+				w.write(ctx, batch)
 				if int(w.away.Load()) >= 2*w.concurrency {
 					stop()
 				}
 			}
 		})
 	}
+	writers.Go(func() {
+		defer close(batches)
+		w.gather(lines, batches)
+	})
 	err := w.read(reading, input, lines)
 	close(lines)
 	writers.Wait()
@@ -90,44 +94,127 @@ func (w *writing) read(ctx context.Context, input io.Reader, lines chan<- ndjson
 	return nil
 }
 
-// line writes one line and returns its answer, whatever becomes of it.
-func (w *writing) line(ctx context.Context, line ndjson.Line) lineOutcome {
+// gatherPause is how long a batch that is not full waits for the next line, where
+// the lines come slower than they are written.
+const gatherPause = 20 * time.Millisecond
+
+// gather hands the lines on in batches.
+func (w *writing) gather(lines <-chan ndjson.Line, batches chan<- []ndjson.Line) {
+	var batch []ndjson.Line
+	size := 0
+	send := func() {
+		if len(batch) > 0 {
+			batches <- batch
+		}
+		batch, size = nil, 0
+	}
+	defer send()
+	for {
+		var pause <-chan time.Time
+		if len(batch) > 0 {
+			pause = time.After(gatherPause)
+		}
+		select {
+		case line, more := <-lines:
+			if !more {
+				return
+			}
+			if size+len(line.Data) > maxBatchBytes {
+				send()
+			}
+			batch, size = append(batch, line), size+len(line.Data)
+			if len(batch) >= max(w.batch, 1) {
+				send()
+			}
+		case <-pause:
+			send()
+		}
+	}
+}
+
+// maxBatchBytes is what a batch of lines holds at most: what is more would go in two
+// workflows.
+const maxBatchBytes = 1_000_000
+
+// write writes a batch of lines and reports each one's answer, whatever becomes of
+// it.
+func (w *writing) write(ctx context.Context, lines []ndjson.Line) {
+	outcomes := make([]lineOutcome, len(lines))
+	var writes []saga.Write
+	var places []int
+	for i, line := range lines {
+		write, err := w.parse(line)
+		if err != nil {
+			outcomes[i] = refusedLine(line.Number, sagaIDOf(line.Data), err)
+			continue
+		}
+		writes, places = append(writes, *write), append(places, i)
+	}
+	for k, r := range w.send(ctx, writes) {
+		o := r.Outcome
+		if r.Err != nil {
+			o = w.unanswered(ctx, writes[k].SagaID, r.Err)
+		}
+		outcomes[places[k]] = lineOutcome{Line: lines[places[k]].Number, Outcome: o}
+	}
+	for _, o := range outcomes {
+		w.report.add(o, w.reached(o.Outcome))
+	}
+}
+
+func (w *writing) parse(line ndjson.Line) (*saga.Write, error) {
 	if line.Err != nil {
-		return refusedLine(line.Number, "", &saga.Error{Class: saga.Rejected, System: "capsaga", Code: saga.CodeInvalidWrite, Message: line.Err.Error()})
+		return nil, &saga.Error{Class: saga.Rejected, System: "capsaga", Code: saga.CodeInvalidWrite, Message: line.Err.Error()}
 	}
-	write, err := saga.ParseWrite(line.Data)
-	if err != nil {
-		return refusedLine(line.Number, sagaIDOf(line.Data), err)
-	}
-	o, err := w.write(ctx, *write)
-	if err != nil {
-		o = w.unanswered(ctx, write.SagaID, err)
-	}
-	return lineOutcome{Line: line.Number, Outcome: o}
+	return saga.ParseWrite(line.Data)
 }
 
 // retryPause is the time between tries of a write that Temporal did not take.
 const retryPause = 500 * time.Millisecond
 
-// write writes one saga, again and again while Temporal does not take it: that is
-// safe, as the saga's id makes all tries one.
-func (w *writing) write(ctx context.Context, write saga.Write) (saga.Outcome, error) {
+// send writes the sagas, again and again while Temporal does not take them: that is
+// safe, as a saga's id makes all tries one.
+func (w *writing) send(ctx context.Context, writes []saga.Write) []client.Result {
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	for {
-		o, err := w.sagas.Write(ctx, write, w.level)
-		if err == nil {
-			w.away.Store(0)
+	results := make([]client.Result, len(writes))
+	open := make([]int, len(writes))
+	for i := range open {
+		open[i] = i
+	}
+	for len(open) > 0 {
+		var again []int
+		for k, r := range w.try(ctx, writes, open) {
+			results[open[k]] = r
+			if r.Err == nil {
+				w.away.Store(0)
+			} else if saga.ClassOf(r.Err) == saga.Unavailable {
+				again = append(again, open[k])
+			}
 		}
-		if err == nil || saga.ClassOf(err) != saga.Unavailable {
-			return o, err
+		if open = again; len(open) == 0 {
+			break
 		}
 		select {
 		case <-ctx.Done():
-			return o, err
+			return results
 		case <-time.After(retryPause):
 		}
 	}
+	return results
+}
+
+// try writes those of the sagas that are open, once.
+func (w *writing) try(ctx context.Context, writes []saga.Write, open []int) []client.Result {
+	if w.batch <= 1 {
+		o, err := w.sagas.Write(ctx, writes[open[0]], w.level)
+		return []client.Result{{Outcome: o, Err: err}}
+	}
+	list := make([]saga.Write, len(open))
+	for k, i := range open {
+		list[k] = writes[i]
+	}
+	return w.sagas.WriteBatch(ctx, list, w.level)
 }
 
 // lookTimeout bounds the second look at a saga whose wait has ended.
