@@ -1,6 +1,7 @@
 package saga_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -191,6 +192,9 @@ func TestToken(t *testing.T) {
 	back, err := saga.ParseToken(token.String())
 	require.NoError(t, err)
 	assert.Equal(t, token, back)
+	body, err := json.Marshal(token)
+	require.NoError(t, err)
+	assert.Equal(t, base64.RawURLEncoding.EncodeToString(body), token.String())
 	for _, bad := range []string{"", "nonsense!", "bm9uc2Vuc2U"} {
 		_, err := saga.ParseToken(bad)
 		require.Error(t, err)

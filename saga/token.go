@@ -21,13 +21,25 @@ func NewToken(v Version, owned []Owned) Token {
 	return t
 }
 
-// String returns the token's opaque form, safe in URLs.
+// String returns the token's opaque form, safe in URLs: its JSON in base64.
 func (t Token) String() string {
-	b, err := json.Marshal(t)
-	if err != nil {
-		return "" // a map of strings always marshals
+	c := canonical{out: make([]byte, 0, 256)}
+	c.begin('{')
+	c.text("v", t.Version.String())
+	c.name("k")
+	c.begin('{')
+	for _, entity := range sortedNames(t.Keys) {
+		c.name(entity)
+		c.begin('[')
+		for _, key := range t.Keys[entity] {
+			c.comma()
+			c.out = appendText(c.out, key)
+		}
+		c.end(']')
 	}
-	return base64.RawURLEncoding.EncodeToString(b)
+	c.end('}')
+	c.end('}')
+	return base64.RawURLEncoding.EncodeToString(c.out)
 }
 
 // ParseToken reads the opaque form.
