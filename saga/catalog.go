@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -157,10 +156,17 @@ type ElasticsearchSink struct {
 	Policy   Policy // goes before the entity's
 }
 
-var entityForm = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
-
-// ValidEntityName reports whether a name may name an entity.
-func ValidEntityName(name string) bool { return entityForm.MatchString(name) }
+// ValidEntityName reports whether a name may name an entity: a-z, then a-z, 0-9
+// and "_".
+func ValidEntityName(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		if (c < 'a' || c > 'z') && (i == 0 || (c < '0' || c > '9') && c != '_') {
+			return false
+		}
+	}
+	return name != ""
+}
 
 // Entity returns the entity of that name, or an invalid_entity error that lists
 // the names there are.

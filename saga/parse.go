@@ -2,9 +2,6 @@ package saga
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +39,22 @@ func ParseWrite(data []byte) (*Write, error) {
 	if len(data) > MaxWriteBytes {
 		return nil, invalid("a write of %d bytes: at most %d are allowed; split it into several sagas", len(data), MaxWriteBytes)
 	}
+	w, ok := scanWrite(data)
+	if !ok {
+		var err error
+		if w, err = slowParseWrite(data); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Validate(); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// slowParseWrite is what scanWrite does, with encoding/json. It says what is wrong
+// with a write, and reads those that scanWrite leaves to it.
+func slowParseWrite(data []byte) (*Write, error) {
 	if err := checkJSON(data); err != nil {
 		return nil, invalid("%s", err)
 	}
@@ -51,9 +64,6 @@ func ParseWrite(data []byte) (*Write, error) {
 	w := new(Write)
 	if err := json.Unmarshal(data, w); err != nil {
 		return nil, invalid("%s", describeJSON(err))
-	}
-	if err := w.Validate(); err != nil {
-		return nil, err
 	}
 	return w, nil
 }
@@ -248,80 +258,4 @@ func describeJSON(err error) string {
 		return "ends before its JSON value does"
 	}
 	return err.Error()
-}
-
-// Digest identifies the content of a write: the hexadecimal SHA-256 of the
-// canonical JSON of its mutations, consistency and policy, defaults filled in, and
-// of its before- and after-steps and its stream's change where it has some.
-// Objects' keys are sorted; numbers keep their literal text, so 1 and 1.0
-// differ.
-func (w *Write) Digest() string {
-	normal := struct {
-		Mutations   []Mutation  `json:"mutations"`
-		Consistency Consistency `json:"consistency"`
-		OnReject    OnReject    `json:"on_reject"`
-		ParkAfter   string      `json:"park_after"`
-		BeforeSteps []Task      `json:"before_steps,omitempty"`
-		AfterSteps  []Task      `json:"after_steps,omitempty"`
-
-		Stream *StreamChange `json:"stream,omitempty"`
-	}{w.Mutations, w.Consistency, w.Policy.OnRejectOrDefault(), w.Policy.ParkAfterOrDefault().String(), w.BeforeSteps, w.AfterSteps, w.Stream}
-	if normal.Consistency == "" {
-		normal.Consistency = AP
-	}
-	// The second pass sorts the keys inside of values too.
-	first, err := json.Marshal(normal)
-	if err != nil {
-		return "" // a RawMessage that is not JSON: Validate and the parser let none pass
-	}
-	d := json.NewDecoder(bytes.NewReader(first))
-	d.UseNumber()
-	var value any
-	if d.Decode(&value) != nil {
-		return ""
-	}
-	canonical, err := json.Marshal(value)
-	if err != nil {
-		return ""
-	}
-	sum := sha256.Sum256(canonical)
-	return hex.EncodeToString(sum[:])
-}
-
-// Token is what a writer hands a reader: the rows that it wrote and their
-// version. A read "at least" a token sees the write or a later one.
-type Token struct {
-	Version Version             `json:"v"`
-	Keys    map[string][]string `json:"k"` // entity → KEYENC
-}
-
-// NewToken returns the token of a saga's owned rows.
-func NewToken(v Version, owned []Owned) Token {
-	t := Token{Version: v, Keys: map[string][]string{}}
-	for _, o := range owned {
-		t.Keys[o.Entity] = append(t.Keys[o.Entity], o.Key)
-	}
-	return t
-}
-
-// String returns the token's opaque form, safe in URLs.
-func (t Token) String() string {
-	b, err := json.Marshal(t)
-	if err != nil {
-		return "" // a map of strings always marshals
-	}
-	return base64.RawURLEncoding.EncodeToString(b)
-}
-
-// ParseToken reads the opaque form.
-func ParseToken(s string) (Token, error) {
-	var t Token
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err == nil {
-		err = json.Unmarshal(b, &t)
-	}
-	if err != nil || t.Version == 0 {
-		return Token{}, invalid("token %.20q: not a token that a write returned", s)
-	}
-	return t, nil
 }

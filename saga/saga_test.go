@@ -1,9 +1,11 @@
 package saga_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -191,6 +193,9 @@ func TestToken(t *testing.T) {
 	back, err := saga.ParseToken(token.String())
 	require.NoError(t, err)
 	assert.Equal(t, token, back)
+	body, err := json.Marshal(token)
+	require.NoError(t, err)
+	assert.Equal(t, base64.RawURLEncoding.EncodeToString(body), token.String())
 	for _, bad := range []string{"", "nonsense!", "bm9uc2Vuc2U"} {
 		_, err := saga.ParseToken(bad)
 		require.Error(t, err)
@@ -205,4 +210,22 @@ func TestClassOf(t *testing.T) {
 func TestWorkflowID(t *testing.T) {
 	assert.Equal(t, "saga/order-1001 a/b:c", saga.WorkflowID("order-1001 a/b:c"))
 	assert.Equal(t, "saga/%C3%BC%0A%25C3", saga.WorkflowID("ü\n%C3"))
+}
+
+func TestEntityNames(t *testing.T) {
+	form := regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.OneOf(rapid.StringMatching(`[a-z0-9_A\n-]{0,4}`), rapid.String()).Draw(t, "name")
+		assert.Equal(t, form.MatchString(name), saga.ValidEntityName(name), "%q", name)
+	})
+}
+
+func TestSummary(t *testing.T) {
+	for row, says := range map[string]string{
+		`{"id":42}`: "e/42 upsert", `{"id":-1.50}`: "e/-1.50 upsert", `{"id":"a\u00e9"}`: "e/aé upsert", `{"id":true}`: "e/true upsert", `{"n":1}`: "e upsert", `{"id":null}`: "e/ upsert",
+	} {
+		w, err := saga.ParseWrite([]byte(`{"saga_id":"a","mutations":[{"entity":"e","op":"upsert","row":` + row + `}]}`))
+		require.NoError(t, err)
+		assert.Equal(t, says, w.Summary())
+	}
 }

@@ -296,10 +296,14 @@ func (m *Mutation) validateFields() error {
 	case m.Op == Add && len(m.Add) == 0:
 		return fmt.Errorf("add is missing or empty")
 	}
-	for _, column := range sortedNames(m.Add) {
-		if _, both := m.Set[column]; both {
-			return fmt.Errorf("column %q is in both set and add", column)
+	var both []string
+	for column := range m.Add {
+		if _, set := m.Set[column]; set {
+			both = append(both, column)
 		}
+	}
+	if len(both) > 0 {
+		return fmt.Errorf("column %q is in both set and add", slices.Min(both))
 	}
 	return nil
 }
@@ -343,7 +347,7 @@ func (w *Write) Summary() string {
 			break
 		}
 		m := &w.Mutations[i]
-		parts = append(parts, fmt.Sprintf("%s %s", m.Target(), m.Op))
+		parts = append(parts, m.Target()+" "+string(m.Op))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -380,7 +384,11 @@ func (m *Mutation) Target() string {
 	return m.Entity
 }
 
+// unquote returns a string's text, and any other value as it stands.
 func unquote(v json.RawMessage) string {
+	if len(v) > 0 && (v[0] == '-' || v[0] >= '0' && v[0] <= '9') {
+		return string(v) // what most keys are
+	}
 	var s string
 	if json.Unmarshal(v, &s) == nil {
 		return s
