@@ -81,6 +81,9 @@ func (a *app) lookUp(ctx context.Context, c config.Config, sagaID string) (shown
 			known.Workflow = s.Workflow
 			known.WorkflowID, known.RunID, known.URL, known.Pending = s.WorkflowID, s.RunID, s.URL, s.Pending
 		}
+		if isUnknown(temporalErr) && known.WorkflowID != saga.WorkflowID(sagaID) {
+			describeBatch(ctx, temporal, c, &known)
+		}
 		if isUnknown(temporalErr) && !known.Status.Final() {
 			known.Workflow = cmp.Or(known.Workflow, listing.Gone)
 		}
@@ -139,6 +142,19 @@ func ask(ctx context.Context, temporal sdkclient.Client, c config.Config, sagaID
 		assign(s.Pending, &s.Outcome)
 	}
 	return s, err
+}
+
+// describeBatch adds how the workflow of the batch is in which the saga was written.
+func describeBatch(ctx context.Context, temporal sdkclient.Client, c config.Config, s *shown) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	described, err := temporal.DescribeWorkflowExecution(ctx, s.WorkflowID, "")
+	if err != nil {
+		return // past its retention
+	}
+	info := described.GetWorkflowExecutionInfo()
+	s.RunID, s.Workflow = info.GetExecution().GetRunId(), listing.StateOf(info.GetStatus())
+	s.URL = workflowURL(c, s.WorkflowID, s.RunID)
 }
 
 // remember returns what the ledger knows of a saga.

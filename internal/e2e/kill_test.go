@@ -6,17 +6,34 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/capsaga/capsaga/saga/client"
 )
 
 // In the middle of 2,000 sagas the worker and each server in turn die by SIGKILL
 // and are started again. Every saga completes; nothing is lost or doubled.
 func TestKillTheWorkerAndEachServer(t *testing.T) {
+	killEach(t, 2000, func(w *world) callers { return w.client })
+}
+
+// The same where concurrent writes share workflows.
+func TestKillAmongGroupedWrites(t *testing.T) {
+	killEach(t, 6000, func(w *world) callers { return w.grouped(client.Group{}) })
+}
+
+// The same of batches that a caller makes.
+func TestKillAmongBatches(t *testing.T) {
+	killEach(t, 6000, func(w *world) callers { return &batching{Client: w.grouped(client.Group{})} })
+}
+
+func killEach(t *testing.T, sagas int, open func(w *world) callers) {
 	w := newWorld(t)
 	servers := newServers(t)
 	p := w.startWorker()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	l := newLoad(w, 2000)
+	l := newLoad(w, sagas)
+	l.sagas = open(w)
 	started := time.Now()
 	written := make(chan struct{})
 	go func() {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/capsaga/capsaga/internal/postgres"
 	"github.com/capsaga/capsaga/internal/stacktest"
 	"github.com/capsaga/capsaga/saga"
 	"github.com/capsaga/capsaga/saga/client"
@@ -28,6 +29,7 @@ const (
 // did not answer is written again with the same id.
 type load struct {
 	w     *world
+	sagas callers
 	total int64 // sagas to write, the first of which make the shared keys
 
 	next     atomic.Int64
@@ -36,13 +38,78 @@ type load struct {
 	retries  atomic.Int64
 
 	mu     sync.Mutex
-	sagas  map[string]int // the changes that each makes
+	wrote  map[string]int // the changes that each makes
 	stock  [sharedKeys + 1]int64
 	failed []string
 }
 
+// callers is how the load's writes become sagas.
+type callers interface {
+	Write(ctx context.Context, w saga.Write, level client.Level) (saga.Outcome, error)
+	Start(ctx context.Context, w saga.Write) error
+	Wait(ctx context.Context, sagaID string, level client.Level) (saga.Outcome, error)
+}
+
 func newLoad(w *world, total int) *load {
-	return &load{w: w, total: int64(total), sagas: map[string]int{}}
+	return &load{w: w, sagas: w.client, total: int64(total), wrote: map[string]int{}}
+}
+
+// grouped is a client whose concurrent writes share workflows, and which learns from
+// the ledger of those that have no workflow of their own.
+func (w *world) grouped(g client.Group) *client.Client {
+	w.t.Helper()
+	ledger, err := postgres.Open(context.Background(), w.stack.PostgresURL)
+	require.NoError(w.t, err)
+	w.t.Cleanup(ledger.Close)
+	c, err := client.New(client.Options{Temporal: w.temporal, Prefix: w.stack.Prefix, Ledger: ledger, Group: g})
+	require.NoError(w.t, err)
+	return c
+}
+
+// batching writes what its callers want in batches that it makes itself.
+type batching struct {
+	*client.Client
+	mu      sync.Mutex
+	waiting []*waitingWrite
+}
+
+type waitingWrite struct {
+	write saga.Write
+	done  chan client.Result
+}
+
+// Write puts the write into the next batch, which leaves a moment after its first
+// write has come.
+func (b *batching) Write(ctx context.Context, w saga.Write, level client.Level) (saga.Outcome, error) {
+	mine := &waitingWrite{w, make(chan client.Result, 1)}
+	b.mu.Lock()
+	b.waiting = append(b.waiting, mine)
+	if len(b.waiting) == 1 {
+		time.AfterFunc(10*time.Millisecond, func() { b.leave(context.WithoutCancel(ctx), level) })
+	}
+	b.mu.Unlock()
+	select {
+	case r := <-mine.done:
+		return r.Outcome, r.Err
+	case <-ctx.Done():
+		return saga.Outcome{}, ctx.Err()
+	}
+}
+
+func (b *batching) leave(ctx context.Context, level client.Level) {
+	b.mu.Lock()
+	batch := b.waiting
+	b.waiting = nil
+	b.mu.Unlock()
+	writes := make([]saga.Write, len(batch))
+	for i, w := range batch {
+		writes[i] = w.write
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for i, r := range b.WriteBatch(ctx, writes, level) {
+		batch[i].done <- r
+	}
 }
 
 // run writes all sagas and returns when each is committed or was started.
@@ -130,7 +197,7 @@ func (l *load) move(key, amount int) {
 
 func (l *load) write(ctx context.Context, w saga.Write) {
 	l.persist(ctx, w, func(ctx context.Context) error {
-		o, err := l.w.client.Write(ctx, w, client.WaitCommitted)
+		o, err := l.sagas.Write(ctx, w, client.WaitCommitted)
 		if err == nil && o.Version == 0 {
 			l.fail("saga %s ended %s: %+v", w.SagaID, o.Status, o.Error)
 		}
@@ -139,13 +206,13 @@ func (l *load) write(ctx context.Context, w saga.Write) {
 }
 
 func (l *load) start(ctx context.Context, w saga.Write) {
-	l.persist(ctx, w, func(ctx context.Context) error { return l.w.client.Start(ctx, w) })
+	l.persist(ctx, w, func(ctx context.Context) error { return l.sagas.Start(ctx, w) })
 }
 
 // persist repeats a call until it is answered.
 func (l *load) persist(ctx context.Context, w saga.Write, call func(context.Context) error) {
 	l.mu.Lock()
-	l.sagas[w.SagaID] = len(w.Mutations)
+	l.wrote[w.SagaID] = len(w.Mutations)
 	l.mu.Unlock()
 	l.open.Add(1)
 	defer l.open.Add(-1)
@@ -193,13 +260,13 @@ func (l *load) reached(t testing.TB, answered int64) {
 func (l *load) requireAllThere(t testing.TB, within time.Duration) {
 	t.Helper()
 	require.Empty(t, l.failed)
-	require.Len(t, l.sagas, int(l.total))
+	require.Len(t, l.wrote, int(l.total))
 	l.requireOutcomes(t, within)
 	rows := l.w.inPostgres("products")
 	for key := 1; key <= sharedKeys; key++ {
 		require.Equal(t, fmt.Sprint(stockAtLoad+l.stock[key]), rows[fmt.Sprint(key)]["stock"], "stock of product %d", key)
 	}
-	l.w.requireConverged(l.sagas)
+	l.w.requireConverged(l.wrote)
 }
 
 // requireOutcomes waits until Temporal tells of each saga that it has completed.
@@ -213,13 +280,13 @@ func (l *load) requireOutcomes(t testing.TB, within time.Duration) {
 	for range writers {
 		group.Go(func() {
 			for id := range ids {
-				if o, err := l.w.client.Wait(ctx, id, client.WaitVisible); err != nil || o.Status != saga.Completed {
+				if o, err := l.sagas.Wait(ctx, id, client.WaitVisible); err != nil || o.Status != saga.Completed {
 					l.fail("saga %s: %+v, %v", id, o, err)
 				}
 			}
 		})
 	}
-	for id := range l.sagas {
+	for id := range l.wrote {
 		ids <- id
 	}
 	close(ids)

@@ -197,10 +197,33 @@ func (c *Client) Start(ctx context.Context, w saga.Write) error {
 	return nil
 }
 
-// Wait waits until a saga that was started before has come to the level.
+// Wait waits until a saga that was started before has come to the level. One that
+// was written in a batch has no workflow that its id could name: of it Wait learns
+// from Options.Ledger, and not at all without it.
 func (c *Client) Wait(ctx context.Context, sagaID string, level Level) (saga.Outcome, error) {
-	return c.wait(ctx, sagaID, "", level)
+	o, err := c.wait(ctx, sagaID, "", level)
+	for codeOf(err) == saga.CodeUnknownSaga && c.ledger != nil {
+		known, ledgerErr := c.ledger.Recall(ctx, sagaID)
+		if ledgerErr != nil || known == nil {
+			return o, err
+		}
+		if level.reached(known) {
+			return *known, nil
+		}
+		select {
+		case <-ctx.Done():
+			return *known, c.unfinished(sagaID, ctx.Err())
+		case <-time.After(ledgerPause):
+		}
+		if o, err = c.wait(ctx, sagaID, "", level); err == nil { // it was split off
+			return o, nil
+		}
+	}
+	return o, err
 }
+
+// ledgerPause is the time between looks into the ledger.
+const ledgerPause = 200 * time.Millisecond
 
 func (c *Client) wait(ctx context.Context, sagaID, digest string, level Level) (saga.Outcome, error) {
 	options := wait(sagaID, level, digest)
@@ -209,8 +232,18 @@ func (c *Client) wait(ctx context.Context, sagaID, digest string, level Level) (
 	})
 }
 
-// Status returns where a saga stands.
+// Status returns where a saga stands; see Wait for one that was written in a batch.
 func (c *Client) Status(ctx context.Context, sagaID string) (saga.Outcome, error) {
+	o, err := c.status(ctx, sagaID)
+	if codeOf(err) == saga.CodeUnknownSaga && c.ledger != nil {
+		if known, ledgerErr := c.ledger.Recall(ctx, sagaID); ledgerErr == nil && known != nil {
+			return *known, nil
+		}
+	}
+	return o, err
+}
+
+func (c *Client) status(ctx context.Context, sagaID string) (saga.Outcome, error) {
 	id := saga.WorkflowID(sagaID)
 	description, err := c.temporal.DescribeWorkflowExecution(ctx, id, "")
 	if err != nil {

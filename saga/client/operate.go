@@ -30,7 +30,7 @@ func (c *Client) Retry(ctx context.Context, sagaID, request string) (saga.Outcom
 // wrote. An empty step means the only one that is parked.
 func (c *Client) Skip(ctx context.Context, sagaID, request string, in saga.SkipInput) (saga.Outcome, error) {
 	if in.Step == "" {
-		o, err := c.Status(ctx, sagaID)
+		o, err := c.status(ctx, sagaID)
 		if err != nil {
 			return saga.Outcome{}, err
 		}
@@ -86,15 +86,20 @@ func (c *Client) Operate(ctx context.Context, sagaID, request string, op saga.Op
 	return a, err
 }
 
-// started starts the saga of a refused row whose workflow no worker has started
-// yet, and returns true when it has come to a rest.
+// started starts a saga that the ledger has and that has no workflow of its own: one
+// of a batch, or that of a refused row which no worker has started yet. It returns
+// true when the saga can be operated on.
 func (c *Client) started(ctx context.Context, sagaID string) bool {
 	if c.ledger == nil {
 		return false
 	}
 	w, _, found, err := c.ledger.LedgerWrite(ctx, sagaID)
-	if err != nil || !found || w.Stream == nil {
+	if err != nil || !found {
 		return false
+	}
+	if w.Stream == nil {
+		a, err := c.Replay(ctx, sagaID, "", "")
+		return err == nil && a.Did == saga.DidStart
 	}
 	if _, err := c.Adopt(ctx, *w); err != nil {
 		return false
@@ -167,7 +172,7 @@ func (c *Client) command(ctx context.Context, sagaID, request, update string, ar
 			return c.refusedBy(ctx, sagaID, c.failed(ctx, sagaID, err))
 		}
 		// It may have been begun anew meanwhile, and then it takes the update.
-		if o, err = c.Status(ctx, sagaID); err != nil {
+		if o, err = c.status(ctx, sagaID); err != nil {
 			return saga.Outcome{}, err
 		}
 		if o.Status.Final() {
