@@ -91,6 +91,7 @@ type Worker struct {
 	gate      *activities.Gate
 	bulk      *activities.Bulk
 	client    *client.Client
+	hub       *notify.Hub
 	telemetry *telemetry.Telemetry
 	health    *health
 }
@@ -151,16 +152,16 @@ func (w *Worker) connect(ctx context.Context) error {
 	if err := w.openStreams(); err != nil {
 		return err
 	}
-	hub := notify.NewHub()
+	w.hub = notify.NewHub()
 	p, probers := pivot{w.db}, w.probers()
 	w.saga = activities.New(activities.Dependencies{
 		Catalog: w.config.Catalog, Committer: p, Changer: p, Ledger: p, Rows: p,
 		Redis: w.redis, Elasticsearch: w.elastic, Positions: w.positions,
 		Gates:    newGates(w.temporal, s.Prefix, probers),
-		Notifier: hub, Observer: w.telemetry,
+		Notifier: w.hub, Observer: w.telemetry,
 	})
 	w.gate = &activities.Gate{Probers: probers, Parked: &parkedSagas{w.temporal, s.Temporal.Namespace, s.Prefix}}
-	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: hub, Ledger: w.db})
+	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: w.hub, Ledger: w.db})
 	if err != nil {
 		return err
 	}
@@ -192,6 +193,9 @@ func (w *Worker) dialTemporal() (sdkclient.Client, error) {
 // Client returns a client in the worker's own process, whose sagas start without
 // a round trip to the task queue.
 func (w *Worker) Client() *client.Client { return w.client }
+
+// Notifier tells of the sagas that this worker runs.
+func (w *Worker) Notifier() client.Notifier { return w.hub }
 
 func (w *Worker) close() {
 	if w.temporal != nil {
