@@ -161,8 +161,7 @@ func (w *Worker) connect(ctx context.Context) error {
 		Notifier: w.hub, Observer: w.telemetry,
 	})
 	w.gate = &activities.Gate{Probers: probers, Parked: &parkedSagas{w.temporal, s.Temporal.Namespace, s.Prefix}}
-	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: w.hub, Ledger: w.db})
-	if err != nil {
+	if w.client, err = w.NewClient(client.Options{}); err != nil {
 		return err
 	}
 	w.bulk = activities.NewBulk(activities.BulkDependencies{
@@ -193,6 +192,13 @@ func (w *Worker) dialTemporal() (sdkclient.Client, error) {
 // Client returns a client in the worker's own process, whose sagas start without
 // a round trip to the task queue.
 func (w *Worker) Client() *client.Client { return w.client }
+
+// NewClient returns a further client in the worker's own process, with options of its
+// own; the connection, the prefix, the notifier and the ledger are the worker's.
+func (w *Worker) NewClient(o client.Options) (*client.Client, error) {
+	o.Temporal, o.Prefix, o.Notifier, o.Ledger = w.temporal, w.config.Systems.Prefix, w.hub, w.db
+	return client.New(o)
+}
 
 // Notifier tells of the sagas that this worker runs.
 func (w *Worker) Notifier() client.Notifier { return w.hub }

@@ -90,7 +90,11 @@ func bareWriter(s *stage) (writer, error) { return s.bare.write, nil }
 func remoteWriter(s *stage) (writer, error) { return s.remote.write(), nil }
 
 func singleWriter(s *stage) (writer, error) {
-	return s.embedded.write(s.embedded.single()), nil
+	c, err := s.embedded.single()
+	if err != nil {
+		return nil, err
+	}
+	return s.embedded.write(c), nil
 }
 
 func groupWriter(s *stage) (writer, error) { return s.embedded.write(s.embedded.grouped()), nil }
@@ -104,7 +108,7 @@ func batchWriter(s *stage) (writer, error) {
 }
 
 // single returns a client that starts a workflow for each saga.
-func (e *embedded) single() *client.Client { return e.worker.Client() }
+func (e *embedded) single() (*client.Client, error) { return e.worker.NewClient(client.Options{}) }
 
 // grouped returns a client whose concurrent writes share workflows.
 func (e *embedded) grouped() *client.Client { return e.worker.Client() }

@@ -29,7 +29,7 @@ text { font: 13px system-ui, sans-serif; fill: #24292f; }
 .saga { fill: #0969da; } .other { fill: #8c959f; } .committed { fill: #54aeff; } .tail { stroke: #57606a; stroke-width: 1.5; fill: none; }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3; } .small { fill: #9198a1; } .grid { stroke: #3d444d; }
-.saga { fill: #4493f8; } .other { fill: #656c76; } .committed { fill: #1f6feb; } .tail { stroke: #9198a1; }
+.saga { fill: #4493f8; } .other { fill: #656c76; } .committed { fill: #a5d6ff; } .tail { stroke: #9198a1; }
 }
 </style>
 `
