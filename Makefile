@@ -15,7 +15,7 @@ GOBUILD := go build -buildvcs=$(BUILDVCS)
 
 # Packages whose tests run under the race detector, where there is a C compiler.
 # The others spend their time in the servers, and would take twice as long.
-RACED := ./saga/... ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/ndjson/... ./internal/notify/...
+RACED := ./saga/... ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/gather/... ./internal/ndjson/... ./internal/notify/...
 
 # Tests that have a long form (ifSoaking).
 SOAK := TestPausedSinks|TestTPCB|TestStreamsSurviveSIGKILL|TestSagasAndSQLOnTheSameKeys|TestKafkaAwayUnderLoad

@@ -47,6 +47,29 @@ type Committer interface {
 	Commit(ctx context.Context, r CommitRequest) (*CommitResult, error)
 }
 
+// BatchWrite is one write of a batch.
+type BatchWrite struct {
+	Write       *saga.Write
+	Digest      string // of Write
+	TraceParent string
+	TraceState  string
+}
+
+// BatchRequest is what a BatchCommitter commits.
+type BatchRequest struct {
+	Writes     []BatchWrite
+	Catalog    *saga.Catalog
+	WorkflowID string
+	RunID      string
+}
+
+// BatchCommitter is the pivot of many sagas at once. The results are in the order of
+// the writes; each is as of a Committer. A nil one is for a workflow of its own, as
+// the write cannot be settled beside the others without holding them up.
+type BatchCommitter interface {
+	CommitBatch(ctx context.Context, r BatchRequest) ([]*CommitResult, error)
+}
+
 // UndoRequest asks to undo what a saga left in PostgreSQL.
 type UndoRequest struct {
 	SagaID      string
@@ -108,6 +131,9 @@ type Ledger interface {
 	// by one that is not. Of a stream's saga it stores nothing, and returns true, when
 	// a later change of the row than the outcome's was refused.
 	RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) (outdated bool, err error)
+	// RecordOutcomes stores the outcomes of sagas that have completed, as
+	// RecordOutcome does.
+	RecordOutcomes(ctx context.Context, completed []saga.Outcome) error
 	// Waive remembers that a step was given up, and returns up to which version of
 	// its rows. It is idempotent.
 	Waive(ctx context.Context, w Waiver) (saga.Version, error)
@@ -135,14 +161,9 @@ type Rows interface {
 	ReadRow(ctx context.Context, e *saga.Entity, key string) (Row, error)
 }
 
-// RedisSink sets documents in Redis where they are newer. lifetimes tells an
-// entity's time to live and its tombstones'.
-type RedisSink interface {
-	Apply(ctx context.Context, docs []saga.Document, lifetimes func(entity string) (ttl, tombstone time.Duration)) ([]saga.Applied, error)
-}
-
-// ElasticSink indexes documents where they are newer.
-type ElasticSink interface {
+// Sink sets documents in Redis or Elasticsearch where they are newer. What it answers
+// has an entry per document; its error is for all of them.
+type Sink interface {
 	Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied, error)
 }
 

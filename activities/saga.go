@@ -15,11 +15,12 @@ import (
 type Dependencies struct {
 	Catalog       *saga.Catalog
 	Committer     Committer
+	Batches       BatchCommitter
 	Changer       Changer
 	Ledger        Ledger
 	Rows          Rows
-	Redis         RedisSink
-	Elasticsearch ElasticSink
+	Redis         Sink
+	Elasticsearch Sink
 	Positions     Positions
 	Gates         Gates // optional
 

@@ -35,7 +35,7 @@ func (a *Saga) UpdateRedis(ctx context.Context, in SinkInput) (SinkOutput, error
 		}
 		var applied []saga.Applied
 		err = a.request(ctx, saga.StepRedis, func() (err error) {
-			applied, err = a.Redis.Apply(ctx, docs, a.Catalog.RedisLives)
+			applied, err = a.Redis.Apply(ctx, docs)
 			return err
 		})
 		return verdict(saga.StepRedis, docs, applied, err)

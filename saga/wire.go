@@ -13,6 +13,10 @@ import (
 const (
 	// WorkflowSaga is the Temporal workflow type of one saga.
 	WorkflowSaga = "capsaga.Saga"
+	// WorkflowBatch is the workflow type of many writes at once. Its input is a
+	// Batch, its result a BatchOutcome, which is also the answer to the query state
+	// and to the updates committed and visible; these take no argument.
+	WorkflowBatch = "capsaga.Batch"
 
 	// QueryState is the query that returns the whole Outcome so far.
 	QueryState = "state"

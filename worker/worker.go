@@ -71,6 +71,7 @@ type Config struct {
 	// DefaultHTTPAddress, "off" for nowhere.
 	HTTPAddress  string
 	DrainTimeout time.Duration // default DefaultDrainTimeout
+	Group        client.Group  // of the worker's own Client
 	Logger       *slog.Logger  // default slog.Default()
 }
 
@@ -155,13 +156,13 @@ func (w *Worker) connect(ctx context.Context) error {
 	w.hub = notify.NewHub()
 	p, probers := pivot{w.db}, w.probers()
 	w.saga = activities.New(activities.Dependencies{
-		Catalog: w.config.Catalog, Committer: p, Changer: p, Ledger: p, Rows: p,
-		Redis: w.redis, Elasticsearch: w.elastic, Positions: w.positions,
+		Catalog: w.config.Catalog, Committer: p, Batches: p, Changer: p, Ledger: p, Rows: p,
+		Redis: gatherRedis(w.redis, w.config.Catalog), Elasticsearch: gatherElasticsearch(w.elastic), Positions: w.positions,
 		Gates:    newGates(w.temporal, s.Prefix, probers),
 		Notifier: w.hub, Observer: w.telemetry,
 	})
 	w.gate = &activities.Gate{Probers: probers, Parked: &parkedSagas{w.temporal, s.Temporal.Namespace, s.Prefix}}
-	if w.client, err = w.NewClient(client.Options{}); err != nil {
+	if w.client, err = w.NewClient(client.Options{Group: w.config.Group}); err != nil {
 		return err
 	}
 	w.bulk = activities.NewBulk(activities.BulkDependencies{

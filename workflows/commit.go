@@ -84,6 +84,17 @@ func (s *story) commitInput(ctx workflow.Context) activities.CommitInput {
 	}
 }
 
+// waitedBefore is for how long the batch that the saga was split off had tried: its
+// patience goes on from there.
+func waitedBefore(ctx workflow.Context) time.Duration {
+	var began time.Time
+	payload, ok := workflow.GetInfo(ctx).Memo.GetFields()[saga.MemoBegan]
+	if !ok || converter.GetDefaultDataConverter().FromPayload(payload, &began) != nil {
+		return 0
+	}
+	return max(workflow.Now(ctx).Sub(began), 0)
+}
+
 // maxTraceBytes is what the W3C recommendation has everyone carry at least.
 const maxTraceBytes = 512
 
@@ -108,7 +119,7 @@ func (s *story) commitPatiently(ctx, detached workflow.Context, in activities.Co
 	}
 	t := s.commitStep
 	options := patience(limit, s.write.Summary()+" → postgres")
-	options.ScheduleToCloseTimeout = max(s.write.Policy.ParkAfterOrDefault(), limit)
+	options.ScheduleToCloseTimeout = max(s.write.Policy.ParkAfterOrDefault()-s.waited, limit)
 	for {
 		asked := s.retries
 		err = workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), effects.Commit, in).Get(ctx, &out)

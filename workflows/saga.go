@@ -3,6 +3,7 @@ package workflows
 import (
 	"encoding/json"
 	"errors"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -22,6 +23,7 @@ type Registry interface {
 // Register makes the workflows known to a worker.
 func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(Saga, workflow.RegisterOptions{Name: saga.WorkflowSaga})
+	r.RegisterWorkflowWithOptions(Batch, workflow.RegisterOptions{Name: saga.WorkflowBatch})
 	r.RegisterWorkflowWithOptions(Gate, workflow.RegisterOptions{Name: saga.WorkflowGate})
 	r.RegisterWorkflowWithOptions(Bulk, workflow.RegisterOptions{Name: saga.WorkflowBulk})
 }
@@ -39,6 +41,7 @@ func Saga(ctx workflow.Context, input json.RawMessage) (saga.Outcome, error) {
 		return malformed(input, err), nil
 	}
 	s := newStory(*w)
+	s.waited = waitedBefore(ctx)
 	if err := s.setup(ctx); err != nil {
 		return saga.Outcome{}, err
 	}
@@ -69,8 +72,9 @@ type story struct {
 
 	before, sinks, after []*step
 	commitStep           *step
-	undone               []*step // those of the compensation, as they come
-	rerun                bool    // an earlier workflow of this saga has done something
+	undone               []*step       // those of the compensation, as they come
+	waited               time.Duration // before it was split off a batch
+	rerun                bool          // an earlier workflow of this saga has done something
 
 	undoing        *undoReason     // set: the saga is to be undone
 	reason         *saga.ErrorInfo // why the saga ends as it does

@@ -29,7 +29,7 @@ func newShow(t *testing.T) *show {
 	t.Helper()
 	s := &show{Scene: activitytest.NewScene(t)}
 	var err error
-	s.Client, err = client.New(client.Options{Temporal: s.Remote, Prefix: s.Prefix})
+	s.Client, err = client.New(client.Options{Temporal: s.Remote, Prefix: s.Prefix, Group: client.Group{Off: true}})
 	require.NoError(t, err)
 	return s
 }
@@ -48,9 +48,15 @@ func (s *show) end(t *testing.T, sagaID string) saga.Outcome {
 // when that is wanted.
 func (s *show) replay(t *testing.T, sagaID string) {
 	t.Helper()
+	s.replayed(t, saga.WorkflowID(sagaID))
+}
+
+// replayed is replay of any workflow.
+func (s *show) replayed(t *testing.T, workflowID string) {
+	t.Helper()
 	ctx := activitytest.Within(t, 60*time.Second)
 	history := &historypb.History{}
-	events := s.Temporal.GetWorkflowHistory(ctx, saga.WorkflowID(sagaID), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := s.Temporal.GetWorkflowHistory(ctx, workflowID, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for events.HasNext() {
 		event, err := events.Next()
 		require.NoError(t, err)

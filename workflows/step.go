@@ -88,7 +88,7 @@ func (t *step) try(ctx workflow.Context, began time.Time) *saga.ErrorInfo {
 		}
 		t.retrying(ctx, activities.Failure{Error: *failed})
 	}
-	left := t.policy.ParkAfterOrDefault() - workflow.Now(ctx).Sub(began)
+	left := t.policy.ParkAfterOrDefault() - workflow.Now(ctx).Sub(began) - t.story.waited
 	options := t.options()
 	options.ScheduleToCloseTimeout = max(left, minPatience, options.ScheduleToCloseTimeout)
 	return t.attempt(ctx, false, options)

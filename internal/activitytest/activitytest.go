@@ -39,6 +39,7 @@ type Systems struct {
 	mu       sync.Mutex
 	OnCommit func(ctx context.Context, call int) error // before the commit
 	OnRecord func(call int) error
+	OnAlone  func(sagaID string) bool
 	OnRead   func(entity, key string) (activities.Row, error)
 	OnUndo   func(call int) error // before the undo
 	OnEdit   func(call int) error // before the edit
@@ -72,8 +73,8 @@ func NewSystems() *Systems {
 // Activities returns the activities over the systems.
 func (s *Systems) Activities(hub *notify.Hub) *activities.Saga {
 	return activities.New(activities.Dependencies{
-		Catalog: Catalog(), Committer: s, Changer: s, Ledger: s, Rows: s, Gates: s, Notifier: hub,
-		Redis: redisSink{s.Redis}, Elasticsearch: s.Elasticsearch, Positions: s.Kafka,
+		Catalog: Catalog(), Committer: s, Batches: s, Changer: s, Ledger: s, Rows: s, Gates: s, Notifier: hub,
+		Redis: s.Redis, Elasticsearch: s.Elasticsearch, Positions: s.Kafka,
 	})
 }
 
@@ -118,6 +119,26 @@ func (s *Systems) Commit(ctx context.Context, r activities.CommitRequest) (*acti
 	s.ledger[w.SagaID] = result
 	s.keep(result.Version, result.Owned)
 	return result, nil
+}
+
+// CommitBatch commits each write as Commit does; OnAlone, where it is set, says
+// which are to have workflows of their own.
+func (s *Systems) CommitBatch(ctx context.Context, r activities.BatchRequest) ([]*activities.CommitResult, error) {
+	results := make([]*activities.CommitResult, len(r.Writes))
+	for i, w := range r.Writes {
+		if s.OnAlone != nil && s.OnAlone(w.Write.SagaID) {
+			continue
+		}
+		result, err := s.Commit(ctx, activities.CommitRequest{
+			Write: *w.Write, Catalog: r.Catalog, WorkflowID: r.WorkflowID, RunID: r.RunID,
+			TraceParent: w.TraceParent, TraceState: w.TraceState,
+		})
+		if err != nil {
+			return nil, err
+		}
+		results[i] = result
+	}
+	return results, nil
 }
 
 func (s *Systems) commit(r activities.CommitRequest) *activities.CommitResult {
@@ -180,6 +201,16 @@ func (s *Systems) RecordOutcome(_ context.Context, sagaID string, o saga.Outcome
 	return false, nil
 }
 
+// RecordOutcomes keeps the outcomes.
+func (s *Systems) RecordOutcomes(ctx context.Context, completed []saga.Outcome) error {
+	for _, o := range completed {
+		if _, err := s.RecordOutcome(ctx, o.SagaID, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Recorded returns the outcome that was recorded.
 func (s *Systems) Recorded(sagaID string) (saga.Outcome, bool) {
 	s.mu.Lock()
@@ -207,10 +238,12 @@ func (s *Systems) keep(version saga.Version, owned []saga.Owned) {
 
 // Sink is a sink in memory.
 type Sink struct {
-	mu    sync.Mutex
-	Fail  func(ctx context.Context, call int) error
-	calls int
-	rows  map[string]saga.Document
+	mu   sync.Mutex
+	Fail func(ctx context.Context, call int) error
+	// FailRow is asked of each document.
+	FailRow func(doc saga.Document) error
+	calls   int
+	rows    map[string]saga.Document
 }
 
 // Calls returns how often the sink was called.
@@ -243,6 +276,11 @@ func (s *Sink) Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied,
 	defer s.mu.Unlock()
 	applied := make([]saga.Applied, len(docs))
 	for i, doc := range docs {
+		if s.FailRow != nil {
+			if applied[i].Err = s.FailRow(doc); applied[i].Err != nil {
+				continue
+			}
+		}
 		at := doc.Entity + "/" + doc.Key
 		if doc.Version > s.rows[at].Version {
 			s.rows[at] = doc
@@ -250,12 +288,6 @@ func (s *Sink) Apply(ctx context.Context, docs []saga.Document) ([]saga.Applied,
 		}
 	}
 	return applied, nil
-}
-
-type redisSink struct{ *Sink }
-
-func (s redisSink) Apply(ctx context.Context, docs []saga.Document, _ func(string) (ttl, tombstone time.Duration)) ([]saga.Applied, error) {
-	return s.Sink.Apply(ctx, docs)
 }
 
 // Stream is Kafka's stream in memory: it is always there unless it fails.

@@ -50,6 +50,9 @@ func (s *Scene) StartWorker(t testing.TB) (stop func()) {
 		// The largest write needs 0.1 s of computing in the workflow, which a busy
 		// machine with the race detector makes seconds: no deadlock.
 		DeadlockDetectionTimeout: 20 * time.Second,
+		// As the product's: a fixed number can all wait on the sticky queue.
+		WorkflowTaskPollerBehavior: worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
+		ActivityTaskPollerBehavior: worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
 	})
 	workflows.Register(w)
 	w.RegisterActivity(s.Systems.Activities(s.Hub))

@@ -38,6 +38,16 @@ func Start(w *saga.Write) []temporal.SearchAttributeUpdate {
 	return updates
 }
 
+// StartBatch returns the attributes that a batch starts with: its writes' rows are
+// too many to be named.
+func StartBatch(entities []string) []temporal.SearchAttributeUpdate {
+	updates := []temporal.SearchAttributeUpdate{Status.ValueSet(string(saga.Pending))}
+	if entities := fitting(entities); entities != nil {
+		updates = append(updates, Entities.ValueSet(entities))
+	}
+	return updates
+}
+
 // KeysOf returns the owned rows as entity/KEYENC, or nil when they do not fit
 // into an attribute: half a list would make a search for a key lie.
 func KeysOf(owned []saga.Owned) []string {

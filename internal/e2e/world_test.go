@@ -90,7 +90,7 @@ func connect(t testing.TB, catalogPath string) *world {
 	})
 	require.NoError(t, err)
 	t.Cleanup(w.temporal.Close)
-	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: w.stack.Prefix})
+	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: w.stack.Prefix, Group: client.Group{Off: true}})
 	require.NoError(t, err)
 	return w
 }

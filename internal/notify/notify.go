@@ -29,25 +29,34 @@ func NewHub() *Hub { return &Hub{waiters: map[string]map[chan saga.Outcome]struc
 // the subscription. Subscribe before the saga starts, else its outcome may pass
 // unheard.
 func (h *Hub) Subscribe(sagaID string) (outcomes <-chan saga.Outcome, cancel func()) {
-	ch := make(chan saga.Outcome, perWaiter)
+	return h.SubscribeAll([]string{sagaID})
+}
+
+// SubscribeAll is Subscribe for several sagas, through one channel.
+func (h *Hub) SubscribeAll(sagaIDs []string) (outcomes <-chan saga.Outcome, cancel func()) {
+	ch := make(chan saga.Outcome, perWaiter*len(sagaIDs))
 	if h == nil {
 		return ch, func() {}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.waiters[sagaID] == nil {
-		h.waiters[sagaID] = map[chan saga.Outcome]struct{}{}
+	for _, id := range sagaIDs {
+		if h.waiters[id] == nil {
+			h.waiters[id] = map[chan saga.Outcome]struct{}{}
+		}
+		h.waiters[id][ch] = struct{}{}
 	}
-	h.waiters[sagaID][ch] = struct{}{}
-	return ch, func() { h.remove(sagaID, ch) }
+	return ch, func() { h.remove(sagaIDs, ch) }
 }
 
-func (h *Hub) remove(sagaID string, ch chan saga.Outcome) {
+func (h *Hub) remove(sagaIDs []string, ch chan saga.Outcome) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.waiters[sagaID], ch)
-	if len(h.waiters[sagaID]) == 0 {
-		delete(h.waiters, sagaID)
+	for _, id := range sagaIDs {
+		delete(h.waiters[id], ch)
+		if len(h.waiters[id]) == 0 {
+			delete(h.waiters, id)
+		}
 	}
 }
 

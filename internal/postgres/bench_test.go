@@ -83,3 +83,63 @@ func BenchmarkAdoptRefused(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkCommitBatch measures batches of fresh rows against the same rows
+// upserted by one statement without a saga.
+func BenchmarkCommitBatch(b *testing.B) {
+	const size = 500
+	stack := stacktest.New(b)
+	_, err := postgres.Migrate(b.Context(), stack.PostgresURL)
+	require.NoError(b, err)
+	db, err := postgres.Open(b.Context(), stack.PostgresURL)
+	require.NoError(b, err)
+	b.Cleanup(db.Close)
+	_, err = db.Pool().Exec(b.Context(), "CREATE TABLE product (id bigint PRIMARY KEY, title text NOT NULL, stock bigint)")
+	require.NoError(b, err)
+	catalog := &saga.Catalog{Entities: map[string]*saga.Entity{
+		"products": {Name: "products", Table: saga.Table{Schema: "public", Name: "product"}, Key: []string{"id"}},
+	}}
+	n := 0
+	report := func(b *testing.B) { b.ReportMetric(float64(size*b.N)/b.Elapsed().Seconds(), "rows/s") }
+	b.Run("bare upsert", func(b *testing.B) {
+		for b.Loop() {
+			var ids, stocks []int64
+			var titles []string
+			for range size {
+				n++
+				ids, titles, stocks = append(ids, int64(n)), append(titles, "a title of some length, as they are"), append(stocks, 5)
+			}
+			_, err := db.Pool().Exec(b.Context(), `INSERT INTO product (id, title, stock) SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[])
+				ON CONFLICT (id) DO UPDATE SET title = excluded.title, stock = excluded.stock`, ids, titles, stocks)
+			require.NoError(b, err)
+		}
+		report(b)
+	})
+	var done []saga.Outcome
+	b.Run("batch", func(b *testing.B) {
+		for b.Loop() {
+			r := postgres.BatchRequest{Catalog: catalog, WorkflowID: "w", RunID: "r"}
+			for range size {
+				n++
+				w, err := saga.ParseWrite(fmt.Appendf(nil, `{"saga_id":"s%d","mutations":[{"entity":"products","op":"upsert","row":{"id":%d,"title":"a title of some length, as they are","stock":5}}]}`, n, n))
+				require.NoError(b, err)
+				r.Writes = append(r.Writes, postgres.BatchWrite{Write: w, Digest: w.Digest()})
+			}
+			results, err := db.CommitBatch(b.Context(), r)
+			require.NoError(b, err)
+			for i, result := range results {
+				o := result.Outcome(r.Writes[i].Write.SagaID)
+				o.Status = saga.Completed
+				done = append(done, o)
+			}
+		}
+		report(b)
+	})
+	b.Run("record", func(b *testing.B) {
+		for b.Loop() {
+			require.NoError(b, db.RecordOutcomes(b.Context(), done[:min(size, len(done))]))
+			done = done[min(size, len(done)):]
+		}
+		report(b)
+	})
+}

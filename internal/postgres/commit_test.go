@@ -28,6 +28,12 @@ type fixture struct {
 func setup(t *testing.T, options ...postgres.Option) *fixture {
 	t.Helper()
 	t.Parallel()
+	return open(t, options...)
+}
+
+// open is setup of another database for the same test.
+func open(t *testing.T, options ...postgres.Option) *fixture {
+	t.Helper()
 	stack := stacktest.New(t)
 	_, err := postgres.Migrate(t.Context(), stack.PostgresURL)
 	require.NoError(t, err)

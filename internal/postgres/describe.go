@@ -30,8 +30,10 @@ type TableInfo struct {
 	// Cascades holds the foreign keys by which a change of a row of this table
 	// changes rows that refer to it, in a way that changing it back does not mend.
 	Cascades []ForeignKey
-	// stamp changes with the table's identity, with any of its columns and with the
-	// foreign keys that refer to it.
+	// Triggered says that the table has triggers of the user's own.
+	Triggered bool
+	// stamp changes with the table's identity, with any of its columns, with the
+	// foreign keys that refer to it and with its triggers.
 	stamp string
 }
 
@@ -77,7 +79,7 @@ func quoteTable(t saga.Table) string { return pgx.Identifier{t.Schema, t.Name}.S
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 const describeTable = `
-SELECT c.oid, c.relkind::text, c.relreplident::text
+SELECT c.oid, c.relkind::text, c.relreplident::text, EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2`
 
@@ -105,12 +107,14 @@ ORDER BY a.attnum`
 //
 // Foreign keys that refer to the table are told by their triggers on it, which
 // have an index by table, unlike the constraints. Adding one waits for whoever
-// has changed the table.
+// has changed the table, and so does adding a trigger.
 const tableStamp = `
 SELECT coalesce(md5(string_agg(concat_ws(':', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull,
                                          a.atthasdef, a.attidentity, a.attgenerated), ',' ORDER BY a.attnum)), '')
        || coalesce((SELECT string_agg(g.tgconstraint::text, ',' ORDER BY g.tgconstraint) FROM pg_trigger g
                     WHERE g.tgrelid = min(a.attrelid::bigint)::oid AND g.tgconstrrelid <> 0), '')
+       || coalesce((SELECT string_agg(g.oid::text, ',' ORDER BY g.oid) FROM pg_trigger g
+                    WHERE g.tgrelid = min(a.attrelid::bigint)::oid AND NOT g.tgisinternal), '')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped`
 
@@ -142,7 +146,7 @@ ORDER BY n.nspname, r.relname, f.oid`
 // rejected *saga.Error.
 func Describe(ctx context.Context, q Querier, table saga.Table) (*TableInfo, error) {
 	t := &TableInfo{Table: table}
-	err := q.QueryRow(ctx, describeTable, table.Schema, table.Name).Scan(&t.OID, &t.Kind, &t.ReplicaIdentity)
+	err := q.QueryRow(ctx, describeTable, table.Schema, table.Name).Scan(&t.OID, &t.Kind, &t.ReplicaIdentity, &t.Triggered)
 	if noRows(err) {
 		return nil, &saga.Error{
 			Class: saga.Rejected, System: "postgres", Code: saga.CodeUnknownEntity,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -23,55 +24,90 @@ func (c *commit) attach(ctx context.Context) (*CommitResult, error) {
 }
 
 // readLedger returns the recorded result of a saga, or a failed one when the
-// digest is not that of its write. Its rows are as the saga's last edit left them,
-// or as a sink refused them after it: what an earlier edit or the commit itself told
-// is not true any more.
+// digest is not that of its write.
 func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitResult, error) {
-	r := &CommitResult{Confirmed: saga.ConfirmedLocally}
-	var version *int64
-	var result, outcome *string
-	var streamed, undone bool
-	var position string
-	err := q.QueryRow(ctx, `SELECT s.workflow_id, s.run_id, s.content, s.status, greatest(e.version, s.version),
+	known, err := readLedgers(ctx, q, map[string]string{sagaID: digest})
+	if err != nil {
+		return nil, err
+	}
+	if known[sagaID] == nil {
+		return nil, pgx.ErrNoRows
+	}
+	return known[sagaID], nil
+}
+
+// readLedgers returns the recorded results of those of the sagas, each with its
+// write's digest, that the ledger has. Their rows are as the sagas' last edits left
+// them, or as a sink refused them after it: what an earlier edit or the commit itself
+// told is not true any more.
+func readLedgers(ctx context.Context, q Querier, digests map[string]string) (map[string]*CommitResult, error) {
+	rows, err := q.Query(ctx, `SELECT s.id, s.workflow_id, s.run_id, s.content, s.status, greatest(e.version, s.version),
 		       CASE WHEN e.version > s.version THEN e.result ELSE s.result END::text, s.outcome::text, s.stream_row IS NOT NULL,
 		       EXISTS (SELECT FROM capsaga.change u WHERE u.saga_id = s.id AND u.kind = 'undo'), s.created_at, pg_current_wal_flush_lsn()::text
 		FROM capsaga.saga s LEFT JOIN LATERAL (SELECT c.version, c.result FROM capsaga.change c
 		     WHERE c.saga_id = s.id AND c.kind = 'edit' ORDER BY c.version DESC LIMIT 1) e ON true
-		WHERE s.id = $1`, sagaID).
-		Scan(&r.WorkflowID, &r.RunID, &r.Content, &r.Status, &version, &result, &outcome, &streamed, &undone, &r.CommittedAt, &position)
+		WHERE s.id = ANY($1)`, slices.Collect(maps.Keys(digests)))
 	if err != nil {
 		return nil, err
 	}
+	defer rows.Close()
+	known := map[string]*CommitResult{}
+	for rows.Next() {
+		var e ledgerRow
+		err := rows.Scan(&e.id, &e.WorkflowID, &e.RunID, &e.Content, &e.Status, &e.version, &e.result, &e.outcome, &e.streamed, &e.undone, &e.CommittedAt, &e.position)
+		if err != nil {
+			return nil, err
+		}
+		if known[e.id], err = e.settled(digests[e.id]); err != nil {
+			return nil, err
+		}
+	}
+	return known, rows.Err()
+}
+
+// ledgerRow is a saga as the ledger has it.
+type ledgerRow struct {
+	CommitResult
+	id               string
+	version          *int64
+	result, outcome  *string
+	streamed, undone bool
+	position         string
+}
+
+// settled is the entry as the result of a commit of a write with that digest.
+func (e *ledgerRow) settled(digest string) (*CommitResult, error) {
+	r := &e.CommitResult
 	if r.Content != digest {
-		e := refuse(saga.CodeSagaIDReused, "saga id %q was used before with other content: give this write an id of its own", sagaID)
+		reused := refuse(saga.CodeSagaIDReused, "saga id %q was used before with other content: give this write an id of its own", e.id)
 		return &CommitResult{
 			Status: saga.Failed, WorkflowID: r.WorkflowID, Content: r.Content,
-			Error: errorInfo(e),
+			Error: errorInfo(reused),
 		}, nil
 	}
-	if version == nil {
-		r.Confirmed = ""
+	if e.version == nil {
 		if r.Status == saga.Cancelled {
 			return r, nil
 		}
 		r.Status, r.Error = saga.RejectedEnd, new(saga.ErrorInfo)
-		return r, decode(result, r.Error)
+		return r, decode(e.result, r.Error)
 	}
 	// Whatever became of the saga since, its pivot stands.
-	r.Status, r.Version = saga.Committed, saga.Version(*version)
-	if streamed { // plain SQL's own session knew who confirmed it
-		r.Confirmed = ""
+	r.Status, r.Version = saga.Committed, saga.Version(*e.version)
+	if !e.streamed { // else plain SQL's own session knew who confirmed it
+		r.Confirmed = saga.ConfirmedLocally
 	}
-	if r.FlushLSN, err = saga.ParseLSN(position); err != nil {
+	var err error
+	if r.FlushLSN, err = saga.ParseLSN(e.position); err != nil {
 		return nil, err
 	}
-	if err := decode(outcome, &r.Recorded); err != nil {
+	if err := decode(e.outcome, &r.Recorded); err != nil {
 		return nil, err
 	}
-	if undone && r.Recorded != nil && !r.Recorded.Undoing() {
+	if e.undone && r.Recorded != nil && !r.Recorded.Undoing() {
 		r.Recorded.Status = saga.Compensating // the record is of before the undo
 	}
-	return r, decode(result, &r.Owned)
+	return r, decode(e.result, &r.Owned)
 }
 
 func decode(text *string, into any) error {
@@ -172,6 +208,27 @@ func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) 
 			WHERE id = $1 AND content = $2 AND version > $3 AND finished_at IS NULL)`, sagaID, o.Content, int64(o.Version)).Scan(&outdated)
 	}
 	return outdated, classify("record the outcome of saga "+sagaID, err)
+}
+
+// RecordOutcomes keeps the outcomes of many sagas that have completed, as
+// RecordOutcome does, in one statement.
+func (db *DB) RecordOutcomes(ctx context.Context, completed []saga.Outcome) error {
+	var ids, contents, outcomes []string
+	// The order in which all take the ledger's rows.
+	completed = slices.SortedFunc(slices.Values(completed), func(a, b saga.Outcome) int { return strings.Compare(a.SagaID, b.SagaID) })
+	for _, o := range completed {
+		body, err := json.Marshal(o)
+		if err != nil {
+			return err
+		}
+		ids, contents, outcomes = append(ids, o.SagaID), append(contents, o.Content), append(outcomes, string(body))
+	}
+	_, err := db.pool.Exec(ctx, `UPDATE capsaga.saga s SET status = $1, outcome = r.outcome::json,
+		finished_at = clock_timestamp(), blocked_on = '{}', error = NULL, error_class = NULL
+		FROM unnest($2::text[], $3::text[], $4::text[]) r(id, content, outcome)
+		WHERE s.id = r.id AND s.content = r.content AND s.stream_row IS NULL AND s.status <> 'compensated'`,
+		string(saga.Completed), ids, contents, outcomes)
+	return classify(fmt.Sprintf("record the outcomes of %d sagas", len(ids)), err)
 }
 
 // labels are what lists select an outcome's saga by: the systems that it waits for,

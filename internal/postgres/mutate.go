@@ -120,19 +120,30 @@ func (x *transaction) note(i int, p *planned, s seen) error {
 	case !s.written:
 		return absent(i, p)
 	}
-	key := saga.EncodeKey(s.key)
-	if p.entity.Elasticsearch != nil {
-		if err := saga.CheckDocumentKey(p.entity.Name, key); err != nil {
-			return err
-		}
+	key, err := p.ownKey(s.key)
+	if err != nil {
+		return err
 	}
+	x.notes = append(x.notes, noteOf(key, s))
+	x.own(p.entity.Name, key)
+	return nil
+}
+
+// ownKey returns the KEYENC of a row that the mutation changed.
+func (p *planned) ownKey(texts []string) (string, error) {
+	key := saga.EncodeKey(texts)
+	if p.entity.Elasticsearch == nil {
+		return key, nil
+	}
+	return key, saga.CheckDocumentKey(p.entity.Name, key)
+}
+
+func noteOf(key string, s seen) undoNote {
 	n := undoNote{Key: key, Cascaded: s.cascaded}
 	if s.image != nil {
 		n.Before = json.RawMessage(*s.image)
 	}
-	x.notes = append(x.notes, n)
-	x.own(p.entity.Name, key)
-	return nil
+	return n
 }
 
 func absent(i int, p *planned) *saga.Error {
@@ -153,21 +164,29 @@ func raced(i int, p *planned) *saga.Error {
 const maxOwnedBytes = 256 << 10
 
 func (x *transaction) checkSize() error {
-	size := 0
-	for _, o := range x.owned {
-		size += len(o.Entity) + len(o.Key) + len(`{"entity":"","key":"","etag":"1-4294967295"},`)
-	}
-	if size > maxOwnedBytes {
-		return refuse(saga.CodeInvalidWrite, "the write changes %d rows, whose encoded keys and etags take %d bytes of at most %d: split it into several sagas", len(x.owned), size, maxOwnedBytes)
+	if size := ownedBytes(x.owned); size > maxOwnedBytes {
+		return tooManyRows(len(x.owned), size)
 	}
 	return nil
+}
+
+func ownedBytes(owned []saga.Owned) int {
+	size := 0
+	for _, o := range owned {
+		size += len(o.Entity) + len(o.Key) + len(`{"entity":"","key":"","etag":"1-4294967295"},`)
+	}
+	return size
+}
+
+func tooManyRows(rows, size int) *saga.Error {
+	return refuse(saga.CodeInvalidWrite, "the write changes %d rows, whose encoded keys and etags take %d bytes of at most %d: split it into several sagas", rows, size, maxOwnedBytes)
 }
 
 // unmet returns why a mutation may not happen, given what its read found.
 func (x *transaction) unmet(p *planned, i int, s seen, failed error) *saga.Error {
 	expect := p.Expect
 	absentWanted := expect != nil && expect.Exists != nil && !*expect.Exists
-	if p.read == nil || failed != nil && !s.found && !absentWanted {
+	if p.Op == saga.Insert || failed != nil && !s.found && !absentWanted {
 		return nil
 	}
 	mustExist := p.Op != saga.Upsert || expect != nil && !absentWanted

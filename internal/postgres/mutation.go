@@ -40,13 +40,23 @@ type condition struct {
 	text string // what to say when it does not hold
 }
 
-// plan checks a mutation against its entity and table and builds its SQL.
-func plan(e *saga.Entity, t *TableInfo, m *saga.Mutation) (*planned, error) {
+// check checks a mutation against its entity and table.
+func check(e *saga.Entity, t *TableInfo, m *saga.Mutation) (*planned, error) {
 	p := &planned{entity: e, table: t, Mutation: m}
 	for _, check := range []func() error{p.checkColumns, p.checkKey, p.checkAdd} {
 		if err := check(); err != nil {
 			return nil, err
 		}
+	}
+	p.listConditions()
+	return p, nil
+}
+
+// plan checks a mutation and builds its SQL.
+func plan(e *saga.Entity, t *TableInfo, m *saga.Mutation) (*planned, error) {
+	p, err := check(e, t, m)
+	if err != nil {
+		return nil, err
 	}
 	switch m.Op {
 	case saga.Insert:
@@ -315,21 +325,52 @@ func (p *planned) readStatement() *statement {
 	from, keyArg := p.record(1, "k", key)
 	s := &statement{args: []any{keyArg}}
 	truths, from := p.conditionsSQL(s, from)
-	lock := "FOR NO KEY UPDATE"
-	if p.Op == saga.Delete {
-		lock = "FOR UPDATE"
-	}
 	s.sql = fmt.Sprintf("SELECT t.xmin::text, %s, ARRAY[%s]::boolean[] FROM %s t, %s WHERE %s %s OF t",
-		p.table.imageSQL(), strings.Join(truths, ", "), p.table.quoted(), from, equalKeys(p.entity, "k"), lock)
+		p.table.imageSQL(), strings.Join(truths, ", "), p.table.quoted(), from, equalKeys(p.entity, "k"), p.lock())
 	return s
 }
 
-func (p *planned) conditionsSQL(s *statement, from string) ([]string, string) {
+// lock is the lock that the mutation's row is read with.
+func (p *planned) lock() string {
+	if p.Op == saga.Delete {
+		return "FOR UPDATE"
+	}
+	return "FOR NO KEY UPDATE"
+}
+
+// listConditions says what must hold of the row before the mutation, in the order
+// in which truths asks for it.
+func (p *planned) listConditions() {
+	for _, name := range names(p.Mutation.Add) {
+		p.conditions = append(p.conditions, condition{saga.CodeInvalidValue, fmt.Sprintf("column %q is null: set it before you add to it", name)})
+	}
+	if p.Expect == nil {
+		return
+	}
+	for _, c := range p.Expect.Where {
+		p.conditions = append(p.conditions, condition{saga.CodeExpectUnmet, fmt.Sprintf("expected %s %s %.100s", c.Column, c.Operator, c.Value)})
+	}
+}
+
+// truths returns the SQL of each condition, where value names what the i-th
+// condition of Expect.Where compares with.
+func (p *planned) truths(value func(i int) string) []string {
 	var truths []string
 	for _, name := range names(p.Mutation.Add) {
 		truths = append(truths, "t."+quote(name)+" IS NOT NULL")
-		p.conditions = append(p.conditions, condition{saga.CodeInvalidValue, fmt.Sprintf("column %q is null: set it before you add to it", name)})
 	}
+	if p.Expect == nil {
+		return truths
+	}
+	for i, c := range p.Expect.Where {
+		truths = append(truths, fmt.Sprintf("coalesce(t.%s %s %s, false)", quote(c.Column), comparison(c.Operator), value(i)))
+	}
+	return truths
+}
+
+// conditionsSQL adds the values of Expect.Where to a statement.
+func (p *planned) conditionsSQL(s *statement, from string) ([]string, string) {
+	truths := p.truths(func(i int) string { return fmt.Sprintf("w.w%03d", i) })
 	if p.Expect == nil || len(p.Expect.Where) == 0 {
 		return truths, from
 	}
@@ -339,8 +380,6 @@ func (p *planned) conditionsSQL(s *statement, from string) ([]string, string) {
 		values[name] = c.Value
 		// Without its modifier: a numeric(10,2) must not round what it is compared with.
 		defs = append(defs, name+" "+p.table.Column(c.Column).BaseType)
-		truths = append(truths, fmt.Sprintf("coalesce(t.%s %s w.%s, false)", quote(c.Column), comparison(c.Operator), name))
-		p.conditions = append(p.conditions, condition{saga.CodeExpectUnmet, fmt.Sprintf("expected %s %s %.100s", c.Column, c.Operator, c.Value)})
 	}
 	s.args = append(s.args, object(values))
 	return truths, from + fmt.Sprintf(", json_to_record($%d::text::json) AS w(%s)", len(s.args), strings.Join(defs, ", "))

@@ -154,25 +154,31 @@ func (x *transaction) queueBegin(ctx context.Context, batch *pgx.Batch, message 
 	if err != nil {
 		return err
 	}
+	x.queueOpen(batch, lockTimeout(ctx))
+	batch.Queue("SELECT pg_logical_emit_message(true, $1, $2::text)", saga.MessageBegin, string(begin))
+	return nil
+}
+
+// queueOpen opens the transaction.
+func (x *transaction) queueOpen(batch *pgx.Batch, lockTimeout time.Duration) {
 	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-	batch.Queue("SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', $1, true), current_setting('synchronous_standby_names')", lockTimeout(ctx)).
+	batch.Queue("SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', $1, true), current_setting('synchronous_standby_names')",
+		fmt.Sprintf("%dms", max(lockTimeout.Milliseconds(), 10))).
 		QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, &x.replicas) })
 	batch.Queue(serverNow).QueryRow(func(row pgx.Row) (err error) {
 		x.epoch, err = x.db.checkEpoch(row)
 		return err
 	})
-	batch.Queue("SELECT pg_logical_emit_message(true, $1, $2::text)", saga.MessageBegin, string(begin))
-	return nil
 }
 
 // lockTimeout keeps a wait for a row inside the caller's patience, so that it
 // ends as an answer and not as a broken connection.
-func lockTimeout(ctx context.Context) string {
+func lockTimeout(ctx context.Context) time.Duration {
 	patience := 10 * time.Second
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline)*8/10)
 	}
-	return fmt.Sprintf("%dms", max(patience.Milliseconds(), 10))
+	return patience
 }
 
 // checkReplica refuses what asks for a synchronous replica where there is none.

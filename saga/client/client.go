@@ -39,6 +39,8 @@ func (l Level) reached(o *saga.Outcome) bool {
 // Notifier tells of the outcomes of sagas that run in this process.
 type Notifier interface {
 	Subscribe(sagaID string) (outcomes <-chan saga.Outcome, cancel func())
+	// SubscribeAll tells of several sagas through one channel.
+	SubscribeAll(sagaIDs []string) (outcomes <-chan saga.Outcome, cancel func())
 }
 
 // Options are what a Client works with.
@@ -54,6 +56,8 @@ type Options struct {
 	// Ledger knows the sagas that Temporal has forgotten, for Replay; without it,
 	// those cannot be started again.
 	Ledger Ledger
+	// Group says how concurrent writes share workflows.
+	Group Group
 }
 
 // notificationGrace is how long an embedded client waits for a notification
@@ -75,6 +79,9 @@ type Client struct {
 	prefix   saga.Prefix
 	notifier Notifier
 	ledger   Ledger
+	options  Group
+	// Writes that wait for the synchronous replica would hold up those that do not.
+	groups map[saga.Consistency]*group
 }
 
 // New returns a client.
@@ -86,7 +93,12 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new client: Options.Prefix: %w", err)
 	}
-	return &Client{temporal: o.Temporal, prefix: prefix, notifier: o.Notifier, ledger: o.Ledger}, nil
+	c := &Client{temporal: o.Temporal, prefix: prefix, notifier: o.Notifier, ledger: o.Ledger}
+	if c.options, err = o.Group.orDefaults(); err != nil {
+		return nil, fmt.Errorf("new client: %w", err)
+	}
+	c.groups = map[saga.Consistency]*group{saga.AP: newGroup(c, c.options), saga.CP: newGroup(c, c.options)}
+	return c, nil
 }
 
 // Write starts a saga and waits until it has come to the level. The outcome says
@@ -96,64 +108,82 @@ func New(o Options) (*Client, error) {
 //
 // The trace of ctx, where OpenTelemetry keeps one, goes with the saga into the
 // headers of its Kafka records.
+//
+// Concurrent writes share workflows, see Group; each keeps its own id, outcome and
+// policy, and what becomes of one says nothing of the others.
 func (c *Client) Write(ctx context.Context, w saga.Write, level Level) (saga.Outcome, error) {
-	digest, err := check(&w)
+	it, err := newItem(ctx, &w, level)
 	if err != nil {
 		return saga.Outcome{}, err
 	}
-	if c.notifier != nil {
-		return c.writeHere(ctx, w, digest, level)
+	if c.options.Off || !it.groups() {
+		return c.writeAlone(ctx, it)
 	}
-	options := wait(w.SagaID, level, digest)
-	return c.ask(ctx, w.SagaID, digest, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
+	consistency := saga.AP
+	if w.Consistency == saga.CP {
+		consistency = saga.CP
+	}
+	r := c.groups[consistency].write(ctx, it)
+	return r.Outcome, r.Err
+}
+
+// writeAlone writes a saga as a workflow of its own.
+func (c *Client) writeAlone(ctx context.Context, it *item) (saga.Outcome, error) {
+	if c.notifier != nil {
+		return c.writeHere(ctx, it)
+	}
+	id := it.write.SagaID
+	options := wait(id, it.level, it.digest)
+	return c.ask(ctx, id, it.digest, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
 		return c.temporal.UpdateWithStartWorkflow(ctx, sdkclient.UpdateWithStartWorkflowOptions{
-			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(ctx, &w), saga.WorkflowSaga, w),
+			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(ctx, it.write), saga.WorkflowSaga, it.encoded),
 			UpdateOptions:          options,
 		})
 	})
 }
 
 // writeHere starts a saga in this process.
-func (c *Client) writeHere(ctx context.Context, w saga.Write, digest string, level Level) (saga.Outcome, error) {
-	outcomes, cancel := c.notifier.Subscribe(w.SagaID)
+func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) {
+	id := it.write.SagaID
+	outcomes, cancel := c.notifier.Subscribe(id)
 	defer cancel()
-	options := c.start(ctx, &w)
+	options := c.start(ctx, it.write)
 	options.EnableEagerStart = true
-	if _, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w); err != nil {
+	if _, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, it.encoded); err != nil {
 		if closedBefore(err) {
-			return c.result(ctx, w.SagaID, digest)
+			return c.result(ctx, id, it.digest)
 		}
-		return saga.Outcome{}, c.failed(ctx, w.SagaID, err)
+		return saga.Outcome{}, c.failed(ctx, id, err)
 	}
 	grace := time.NewTimer(notificationGrace)
 	defer grace.Stop()
 	for {
 		select {
 		case o := <-outcomes:
-			if o.Content == digest && level.reached(&o) {
-				return settled(o, digest)
+			if o.Content == it.digest && it.level.reached(&o) {
+				return settled(o, it.digest)
 			}
-			if o.Content != digest {
-				return saga.Outcome{}, reused(w.SagaID)
+			if o.Content != it.digest {
+				return saga.Outcome{}, reused(id)
 			}
 		case <-grace.C:
-			return c.wait(ctx, w.SagaID, digest, level)
+			return c.wait(ctx, id, it.digest, it.level)
 		case <-ctx.Done():
-			return saga.Outcome{}, c.unfinished(w.SagaID, ctx.Err())
+			return saga.Outcome{}, c.unfinished(id, ctx.Err())
 		}
 	}
 }
 
 // Start starts a saga and does not wait for it.
 func (c *Client) Start(ctx context.Context, w saga.Write) error {
-	digest, err := check(&w)
+	encoded, digest, err := check(&w)
 	if err != nil {
 		return err
 	}
 	options := c.start(ctx, &w)
 	// Only a refused start tells that the id is in use, maybe for other content.
 	options.WorkflowIDConflictPolicy = enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL
-	_, err = c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w)
+	_, err = c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, encoded)
 	if alreadyStarted(err) {
 		o, err := c.Status(ctx, w.SagaID)
 		if err == nil {
@@ -205,7 +235,7 @@ func (c *Client) Status(ctx context.Context, sagaID string) (saga.Outcome, error
 // ask puts a question until it is answered. A saga that had finished before the
 // update came is answered by its result.
 func (c *Client) ask(ctx context.Context, sagaID, digest string, question question) (saga.Outcome, error) {
-	o, err := persist(ctx, question)
+	o, err := persist[saga.Outcome](ctx, question)
 	switch {
 	case err == nil:
 		return settled(o, digest)
@@ -219,12 +249,12 @@ func (c *Client) ask(ctx context.Context, sagaID, digest string, question questi
 // nothing new.
 type question func(context.Context) (sdkclient.WorkflowUpdateHandle, error)
 
-// persist puts a question until it is answered or refused. A saga whose worker is
-// in trouble is asked again.
-func persist(ctx context.Context, question question) (saga.Outcome, error) {
+// persist puts a question until it is answered or refused. A workflow whose worker
+// is in trouble is asked again.
+func persist[T any](ctx context.Context, question question) (T, error) {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, askAgain)
-		o, err := answer(attempt, question)
+		o, err := answer[T](attempt, question)
 		lost := attempt.Err() != nil && ctx.Err() == nil
 		cancel()
 		switch {
@@ -243,7 +273,7 @@ func persist(ctx context.Context, question question) (saga.Outcome, error) {
 	}
 }
 
-func answer(ctx context.Context, question question) (o saga.Outcome, err error) {
+func answer[T any](ctx context.Context, question question) (o T, err error) {
 	handle, err := question(ctx)
 	if err == nil {
 		err = handle.Get(ctx, &o)
@@ -269,22 +299,23 @@ func settled(o saga.Outcome, digest string) (saga.Outcome, error) {
 	return o, nil
 }
 
-// check refuses what no worker would take, and returns the content's digest.
-func check(w *saga.Write) (digest string, err error) {
+// check refuses what no worker would take, and returns the write's JSON and its
+// content's digest.
+func check(w *saga.Write) (encoded json.RawMessage, digest string, err error) {
 	if err := w.Validate(); err != nil {
-		return "", err
+		return nil, "", err
 	}
 	if w.Stream != nil {
-		return "", invalid("saga %s: stream is not for clients: only the stream of %s begins such a saga, when it is refused a row; write mutations", w.SagaID, w.Stream.Sink)
+		return nil, "", invalid("saga %s: stream is not for clients: only the stream of %s begins such a saga, when it is refused a row; write mutations", w.SagaID, w.Stream.Sink)
 	}
-	encoded, err := json.Marshal(w)
+	encoded, err = json.Marshal(w)
 	if err != nil {
-		return "", invalid("saga %s: a column's value is not JSON: %s", w.SagaID, err)
+		return nil, "", invalid("saga %s: a column's value is not JSON: %s", w.SagaID, err)
 	}
 	if len(encoded) > saga.MaxWriteBytes {
-		return "", invalid("saga %s has %d bytes: at most %d are allowed; split it into several sagas", w.SagaID, len(encoded), saga.MaxWriteBytes)
+		return nil, "", invalid("saga %s has %d bytes: at most %d are allowed; split it into several sagas", w.SagaID, len(encoded), saga.MaxWriteBytes)
 	}
-	return w.Digest(), nil
+	return encoded, w.Digest(), nil
 }
 
 func (c *Client) start(ctx context.Context, w *saga.Write) sdkclient.StartWorkflowOptions {

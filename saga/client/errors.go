@@ -135,6 +135,14 @@ func lost(sagaID string, err error) error {
 	}
 }
 
+// notStarted tells a caller who left before the write did.
+func (c *Client) notStarted(sagaID string, err error) error {
+	return &saga.Error{
+		Class: saga.Unavailable, System: "temporal", Code: saga.CodeUnavailable, Err: err,
+		Message: fmt.Sprintf("saga %s was not started before the wait for it ended (%s), as those before it are still under way: write it again with the same id", sagaID, err),
+	}
+}
+
 // unfinished tells of a wait that ended before the saga. The caller's context may
 // be over, so whether a worker is there is asked in a short one of our own.
 func (c *Client) unfinished(sagaID string, err error) error {

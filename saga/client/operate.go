@@ -157,7 +157,7 @@ func (c *Client) command(ctx context.Context, sagaID, request, update string, ar
 		WaitForStage: sdkclient.WorkflowUpdateStageCompleted,
 	}
 	for {
-		o, err := persist(ctx, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
+		o, err := persist[saga.Outcome](ctx, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
 			return c.temporal.UpdateWorkflow(ctx, options)
 		})
 		if err == nil {

@@ -1,0 +1,317 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"slices"
+	"sync"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	sdkclient "go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/capsaga/capsaga/internal/attribute"
+	"github.com/capsaga/capsaga/saga"
+)
+
+// Result is the answer to one write of a batch, as Write would give it.
+type Result struct {
+	Outcome saga.Outcome
+	Err     error
+}
+
+// WriteBatch writes many sagas, many in one workflow, and waits until each has come
+// to the level. The results are in the order of the writes, and each is as Write's:
+// what becomes of one write says nothing of the others. Writes of one row are
+// committed in their order, but for one that the database cannot settle at once: it
+// goes on as a saga of its own, and may be overtaken. So does a write with steps of a
+// service's own.
+//
+// The call may be repeated, whole or in part, as often as you like: a saga id is
+// written once.
+func (c *Client) WriteBatch(ctx context.Context, writes []saga.Write, level Level) []Result {
+	results := make([]Result, len(writes))
+	var items []*item
+	var places []int
+	var alone sync.WaitGroup
+	for i := range writes {
+		w := &writes[i]
+		it, err := newItem(ctx, w, level)
+		switch {
+		case err != nil:
+			results[i].Err = err
+		case !it.groups():
+			alone.Go(func() { results[i].Outcome, results[i].Err = c.writeAlone(ctx, it) })
+		default:
+			items, places = append(items, it), append(places, i)
+		}
+	}
+	for _, chunk := range chunks(items, c.options.MaxWrites, c.options.MaxBytes) {
+		c.fly(ctx, chunk)
+	}
+	for k, it := range items {
+		results[places[k]] = it.wait(ctx, c)
+	}
+	alone.Wait()
+	return results
+}
+
+// item is one write on its way in a batch.
+type item struct {
+	ctx     context.Context // of its caller, for what is done for it alone
+	write   *saga.Write
+	encoded json.RawMessage
+	digest  string
+	level   Level
+	trace   saga.Trace
+	done    chan Result // takes one
+	told    bool        // of the flight alone
+}
+
+func newItem(ctx context.Context, w *saga.Write, level Level) (*item, error) {
+	encoded, digest, err := check(w)
+	if err != nil {
+		return nil, err
+	}
+	trace := traceOf(ctx)
+	parent, _ := trace[saga.HeaderTraceParent].(string)
+	state, _ := trace[saga.HeaderTraceState].(string)
+	return &item{
+		ctx: ctx, write: w, encoded: encoded, digest: digest, level: level,
+		trace: saga.Trace{Parent: parent, State: state}, done: make(chan Result, 1),
+	}, nil
+}
+
+// groups reports whether the write may share a workflow: steps of a service's own
+// are told in that of its saga.
+func (it *item) groups() bool { return len(it.write.BeforeSteps)+len(it.write.AfterSteps) == 0 }
+
+func (it *item) tell(r Result) {
+	if !it.told {
+		it.told = true
+		it.done <- r
+	}
+}
+
+// wait returns the answer, or that the caller has left: the write goes on.
+func (it *item) wait(ctx context.Context, c *Client) Result {
+	select {
+	case r := <-it.done:
+		return r
+	case <-ctx.Done():
+		select {
+		case r := <-it.done: // it had come
+			return r
+		default:
+			return Result{Err: c.unfinished(it.write.SagaID, ctx.Err())}
+		}
+	}
+}
+
+// chunks deals the items out, in order, into batches within the limits.
+func chunks(items []*item, maxWrites, maxBytes int) [][]*item {
+	var all [][]*item
+	from, size := 0, 0
+	for i, it := range items {
+		if i > from && (i-from == maxWrites || size+len(it.encoded) > maxBytes) {
+			all = append(all, items[from:i])
+			from, size = i, 0
+		}
+		size += len(it.encoded)
+	}
+	if from < len(items) {
+		all = append(all, items[from:])
+	}
+	return all
+}
+
+// fly starts the workflow of a batch and tells each item its answer. It returns when
+// the workflow has ended, or when nothing more can be learned of it; items that were
+// split off are waited for besides.
+func (c *Client) fly(ctx context.Context, items []*item) {
+	f := &flight{client: c, items: items, byID: map[string][]*item{}}
+	batch := saga.Batch{}
+	var entities []string
+	for _, it := range items {
+		f.byID[it.write.SagaID] = append(f.byID[it.write.SagaID], it)
+		batch.Writes = append(batch.Writes, it.encoded)
+		entities = append(entities, it.write.Entities()...)
+		if it.trace != (saga.Trace{}) && batch.Traces == nil {
+			batch.Traces = make([]saga.Trace, 0, len(items))
+		}
+	}
+	if batch.Traces != nil {
+		for _, it := range items {
+			batch.Traces = append(batch.Traces, it.trace)
+		}
+	}
+	slices.Sort(entities)
+	options := c.startBatch(slices.Compact(entities), len(items))
+	if c.notifier != nil {
+		f.here(ctx, options, batch)
+		return
+	}
+	f.there(ctx, options, batch)
+}
+
+func (c *Client) startBatch(entities []string, writes int) sdkclient.StartWorkflowOptions {
+	return sdkclient.StartWorkflowOptions{
+		ID:                       saga.BatchID(rand.Text()),
+		TaskQueue:                c.prefix.TaskQueue(),
+		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		TypedSearchAttributes:    temporal.NewSearchAttributes(attribute.StartBatch(entities)...),
+		StaticSummary:            saga.Brief(saga.BatchSummary(writes, entities)),
+	}
+}
+
+// flight is one batch under way.
+type flight struct {
+	client *Client
+	items  []*item
+	byID   map[string][]*item
+}
+
+// here runs the batch in this process, whose worker tells of each saga as it goes.
+func (f *flight) here(ctx context.Context, options sdkclient.StartWorkflowOptions, batch saga.Batch) {
+	ids := make([]string, 0, len(f.byID))
+	for id := range f.byID {
+		ids = append(ids, id)
+	}
+	outcomes, cancel := f.client.notifier.SubscribeAll(ids)
+	defer cancel()
+	options.EnableEagerStart = true
+	run, err := f.client.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowBatch, batch)
+	if err != nil {
+		f.fail(ctx, err)
+		return
+	}
+	end := make(chan Result, 1)
+	var out saga.BatchOutcome
+	go func() { end <- Result{Err: run.Get(ctx, &out)} }()
+	for {
+		select {
+		case o := <-outcomes:
+			f.hear(o)
+		case r := <-end:
+			f.land(ctx, &out, r.Err)
+			return
+		}
+	}
+}
+
+// hear tells those who wait for that much.
+func (f *flight) hear(o saga.Outcome) {
+	for _, it := range f.byID[o.SagaID] {
+		if o.Content == it.digest && it.level.reached(&o) {
+			it.tell(answered(o, it.digest))
+		}
+	}
+}
+
+// there runs the batch in another process. The answer to who waits for the commit
+// comes with an update; all others read the workflow's result.
+func (f *flight) there(ctx context.Context, options sdkclient.StartWorkflowOptions, batch saga.Batch) {
+	c := f.client
+	var out saga.BatchOutcome
+	if slices.ContainsFunc(f.items, func(it *item) bool { return it.level == WaitCommitted }) {
+		update := sdkclient.UpdateWorkflowOptions{
+			UpdateID: rand.Text(), WorkflowID: options.ID, UpdateName: saga.UpdateCommitted,
+			WaitForStage: sdkclient.WorkflowUpdateStageCompleted,
+		}
+		committed, err := persist[saga.BatchOutcome](ctx, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
+			return c.temporal.UpdateWithStartWorkflow(ctx, sdkclient.UpdateWithStartWorkflowOptions{
+				StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(options, saga.WorkflowBatch, batch),
+				UpdateOptions:          update,
+			})
+		})
+		if err != nil && !closedBefore(err) {
+			f.fail(ctx, err)
+			return
+		}
+		if err == nil {
+			f.tellCommitted(&committed)
+		}
+		if !slices.ContainsFunc(f.items, func(it *item) bool { return !it.told }) {
+			return
+		}
+	} else if _, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowBatch, batch); err != nil {
+		f.fail(ctx, err)
+		return
+	}
+	err := c.temporal.GetWorkflow(ctx, options.ID, "").Get(ctx, &out)
+	f.land(ctx, &out, err)
+}
+
+// tellCommitted answers those who wait for no more than the commit.
+func (f *flight) tellCommitted(out *saga.BatchOutcome) {
+	for i, it := range f.items {
+		switch {
+		case i >= len(out.Outcomes):
+		case slices.Contains(out.Split, i):
+			f.follow(it)
+		case it.level.reached(&out.Outcomes[i]):
+			it.tell(settledInBatch(out, i, it))
+		}
+	}
+}
+
+// land answers all who are still waiting with what the batch has come to.
+func (f *flight) land(ctx context.Context, out *saga.BatchOutcome, err error) {
+	if err != nil {
+		f.fail(ctx, err)
+		return
+	}
+	split := map[int]bool{}
+	for _, i := range out.Split {
+		split[i] = true
+	}
+	for i, it := range f.items {
+		switch {
+		case it.told:
+		case split[i] || i >= len(out.Outcomes):
+			f.follow(it)
+		default:
+			it.tell(settledInBatch(out, i, it))
+		}
+	}
+}
+
+// settledInBatch completes the outcome by what the batch tells once for all.
+func settledInBatch(out *saga.BatchOutcome, i int, it *item) Result {
+	o := out.Outcomes[i]
+	if o.Content == "" && (o.Error == nil || o.Error.Code != saga.CodeSagaIDReused) {
+		o.Content = it.digest
+	}
+	if o.Steps == nil && o.Version != 0 {
+		o.Steps = out.Steps
+	}
+	return answered(o, it.digest)
+}
+
+func answered(o saga.Outcome, digest string) Result {
+	o, err := settled(o, digest)
+	if err != nil {
+		o = saga.Outcome{}
+	}
+	return Result{Outcome: o, Err: err}
+}
+
+// follow waits for a saga that was split off, besides the flight.
+func (f *flight) follow(it *item) {
+	if it.told {
+		return
+	}
+	it.told = true
+	go func() {
+		o, err := f.client.wait(it.ctx, it.write.SagaID, it.digest, it.level)
+		it.done <- Result{Outcome: o, Err: err}
+	}()
+}
+
+// fail tells all who are still waiting that the batch's end is not known.
+func (f *flight) fail(ctx context.Context, err error) {
+	for _, it := range f.items {
+		it.tell(Result{Err: f.client.failed(ctx, it.write.SagaID, err)})
+	}
+}

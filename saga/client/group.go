@@ -1,0 +1,194 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/capsaga/capsaga/saga"
+)
+
+// Group says how concurrent writes share workflows. The zero value of each field has
+// a default.
+type Group struct {
+	// Off gives each write a workflow of its own.
+	Off bool
+	// MaxWrites and MaxBytes bound a batch; defaults 500 and 1,000,000.
+	MaxWrites, MaxBytes int
+	// Delay bounds how long a write waits for others to join it, while batches are
+	// under way; default 2 ms. A caller that is alone never waits.
+	Delay time.Duration
+	// Flights is how many workflows are under way at once; default 4.
+	Flights int
+	// MaxQueuedBytes bounds the memory for writes that wait; default 64 MiB. A caller
+	// beyond it waits for room before its write is taken.
+	MaxQueuedBytes int
+}
+
+const (
+	defaultBatchWrites = 500
+	defaultBatchBytes  = 1_000_000
+	defaultDelay       = 2 * time.Millisecond
+	defaultFlights     = 4
+	defaultQueuedBytes = 64 << 20
+)
+
+// orDefaults checks the options and fills in what they leave out.
+func (g Group) orDefaults() (Group, error) {
+	for _, field := range []struct {
+		name            string
+		value           *int
+		otherwise, most int
+	}{
+		{"MaxWrites", &g.MaxWrites, defaultBatchWrites, saga.MaxBatchWrites},
+		{"MaxBytes", &g.MaxBytes, defaultBatchBytes, saga.MaxBatchBytes},
+		{"Flights", &g.Flights, defaultFlights, 1 << 10},
+		{"MaxQueuedBytes", &g.MaxQueuedBytes, defaultQueuedBytes, 1 << 40},
+	} {
+		if *field.value == 0 {
+			*field.value = field.otherwise
+		}
+		if *field.value < 0 || *field.value > field.most {
+			return g, fmt.Errorf("Options.Group.%s is %d: want at most %d", field.name, *field.value, field.most)
+		}
+	}
+	if g.Delay == 0 {
+		g.Delay = defaultDelay
+	}
+	if g.Delay < 0 {
+		return g, fmt.Errorf("Options.Group.Delay is %s: want a time above zero", g.Delay)
+	}
+	if g.MaxQueuedBytes < saga.MaxWriteBytes {
+		return g, fmt.Errorf("Options.Group.MaxQueuedBytes is %d: want at least %d, which one write may take", g.MaxQueuedBytes, saga.MaxWriteBytes)
+	}
+	return g, nil
+}
+
+// group coalesces concurrent writes into batches, as a database's group commit does:
+// what comes while workflows are under way goes with the next one. There is no
+// fixed delay. A workflow that is about to leave waits for as many writes as the one
+// before it had, since their callers are likely to be back at once, but not longer
+// than Delay; so a lone caller, whose last workflow had one write, never waits, and
+// 256 callers find themselves in batches.
+//
+// A write that is alone in its batch gets a workflow of its own, saga/<id>.
+type group struct {
+	client  *Client
+	options Group
+	room    *semaphore.Weighted
+
+	mu       sync.Mutex
+	queue    []*item
+	flights  int
+	expected int         // writes that the next batch is likely to have
+	late     *time.Timer // has fired or is nil: the queue has waited long enough
+	overdue  bool
+}
+
+func newGroup(c *Client, o Group) *group {
+	return &group{client: c, options: o, room: semaphore.NewWeighted(int64(o.MaxQueuedBytes)), expected: 1}
+}
+
+// write joins a batch and waits for the write's own answer. A caller whose context
+// ends leaves at once: a write that had not left yet is taken back and never
+// happens; one that has goes on, as a single saga would.
+func (g *group) write(ctx context.Context, it *item) Result {
+	size := int64(len(it.encoded))
+	if err := g.room.Acquire(ctx, size); err != nil {
+		return Result{Err: g.client.notStarted(it.write.SagaID, err)}
+	}
+	defer g.room.Release(size)
+	g.enter(it)
+	select {
+	case r := <-it.done:
+		return r
+	case <-ctx.Done():
+	}
+	if g.takeBack(it) {
+		return Result{Err: g.client.notStarted(it.write.SagaID, ctx.Err())}
+	}
+	return it.wait(ctx, g.client)
+}
+
+func (g *group) enter(it *item) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.queue = append(g.queue, it)
+	g.launch()
+}
+
+// takeBack removes an item that has not left yet.
+func (g *group) takeBack(it *item) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, queued := range g.queue {
+		if queued == it {
+			g.queue = append(g.queue[:i], g.queue[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// launch sends a batch off if it is time to.
+func (g *group) launch() {
+	for len(g.queue) > 0 && g.flights < g.options.Flights {
+		if len(g.queue) < g.expected && !g.overdue {
+			if g.late == nil {
+				g.late = time.AfterFunc(g.options.Delay, g.expire)
+			}
+			return
+		}
+		g.disarm()
+		batch := chunks(g.queue, g.options.MaxWrites, g.options.MaxBytes)[0]
+		g.queue = append([]*item(nil), g.queue[len(batch):]...)
+		g.flights++
+		g.expected = len(batch)
+		go g.fly(batch)
+	}
+}
+
+func (g *group) expire() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.overdue = true
+	g.launch()
+}
+
+func (g *group) disarm() {
+	if g.late != nil {
+		g.late.Stop()
+	}
+	g.late, g.overdue = nil, false
+}
+
+// slotTime is for how long a flight counts as one at most. Without a worker flights
+// do not end, and later writes are to leave all the same, as each is durable once
+// its workflow is started.
+const slotTime = time.Second
+
+// fly brings a batch to its end. Its callers may leave, and it goes on for the
+// others.
+func (g *group) fly(batch []*item) {
+	leave := sync.OnceFunc(g.land)
+	late := time.AfterFunc(slotTime, leave)
+	if len(batch) == 1 {
+		o, err := g.client.writeAlone(batch[0].ctx, batch[0])
+		batch[0].tell(Result{Outcome: o, Err: err})
+	} else {
+		g.client.fly(context.Background(), batch)
+	}
+	late.Stop()
+	leave()
+}
+
+// land makes room for the next flight.
+func (g *group) land() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.flights--
+	g.launch()
+}
