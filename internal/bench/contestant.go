@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -25,7 +24,6 @@ type contestant struct {
 	batched             bool // callers write batches
 	file                bool // from NDJSON
 	noRows              bool // it writes nothing
-	later               bool // this build cannot do it
 	place               place
 	writer              func(*stage) (writer, error)
 }
@@ -53,11 +51,11 @@ var contestants = []contestant{
 	{letter: "b", name: ceiling, title: "straight to the four systems, in batches", callers: 4, batched: true, writer: ceilingWriter},
 	{letter: "f", name: bare32, title: "bare Temporal workflow, 32 callers", callers: 32, noRows: true, place: withWorker, writer: bareWriter},
 	{letter: "c", name: single32, title: "sagas one by one, 32 callers", callers: 32, place: withWorker, writer: singleWriter},
-	{letter: "d", later: true, name: group1, title: "group commit, 1 caller", callers: 1, place: withWorker, writer: groupWriter},
-	{letter: "d", later: true, name: group32, title: "group commit, 32 callers", callers: 32, place: withWorker, writer: groupWriter},
-	{letter: "d", later: true, name: group256, title: "group commit, 256 callers", callers: 256, place: withWorker, writer: groupWriter},
-	{letter: "e", later: true, name: batch, title: "batch sagas from NDJSON", callers: 4, batched: true, file: true, place: withWorker, writer: batchWriter},
-	{letter: "d", later: true, name: remote1, title: "group commit, 1 caller, worker elsewhere", callers: 1, place: withRemote, writer: remoteWriter},
+	{letter: "d", name: group1, title: "group commit, 1 caller", callers: 1, place: withWorker, writer: groupWriter},
+	{letter: "d", name: group32, title: "group commit, 32 callers", callers: 32, place: withWorker, writer: groupWriter},
+	{letter: "d", name: group256, title: "group commit, 256 callers", callers: 256, place: withWorker, writer: groupWriter},
+	{letter: "e", name: batch, title: "batch sagas from NDJSON", callers: 4, batched: true, file: true, place: withWorker, writer: batchWriter},
+	{letter: "d", name: remote1, title: "group commit, 1 caller, worker elsewhere", callers: 1, place: withRemote, writer: remoteWriter},
 }
 
 func names() []string {
@@ -100,20 +98,13 @@ func singleWriter(s *stage) (writer, error) {
 func groupWriter(s *stage) (writer, error) { return s.embedded.write(s.embedded.grouped()), nil }
 
 func batchWriter(s *stage) (writer, error) {
-	write := s.embedded.batches()
-	if write == nil {
-		return nil, errLater
-	}
-	return s.embedded.writeBatch(write), nil
+	return s.embedded.writeBatch(s.embedded.worker.Client()), nil
 }
 
 // single returns a client that starts a workflow for each saga.
-func (e *embedded) single() (*client.Client, error) { return e.worker.NewClient(client.Options{}) }
+func (e *embedded) single() (*client.Client, error) {
+	return e.worker.NewClient(client.Options{Group: client.Group{Off: true}})
+}
 
 // grouped returns a client whose concurrent writes share workflows.
 func (e *embedded) grouped() *client.Client { return e.worker.Client() }
-
-// batches returns what writes batches, nil where this build has none.
-func (e *embedded) batches() batchWrite { return nil }
-
-var errLater = errors.New("this build has no batches yet")

@@ -65,7 +65,7 @@ func (e *embedded) write(c *client.Client) writer {
 }
 
 // writeBatch parses lines and writes them as one batch.
-func (e *embedded) writeBatch(write batchWrite) writer {
+func (e *embedded) writeBatch(c *client.Client) writer {
 	return func(ctx context.Context, w work) (s sample, err error) {
 		began := time.Now()
 		writes := make([]saga.Write, len(w.lines))
@@ -78,18 +78,17 @@ func (e *embedded) writeBatch(write batchWrite) writer {
 		}
 		// The writes of a batch are committed together.
 		watch := e.watch(writes[0].SagaID)
-		if err := write(ctx, writes); err != nil {
-			watch.cancel()
-			return s, e.log.explain(err)
+		for _, r := range c.WriteBatch(ctx, writes, client.WaitVisible) {
+			if err := reached(r.Outcome, r.Err, saga.Completed); err != nil {
+				watch.cancel()
+				return s, e.log.explain(err)
+			}
 		}
 		s.visible = time.Since(began)
 		s.committed = watch.committed(began, s.visible)
 		return s, nil
 	}
 }
-
-// batchWrite writes many sagas as one batch, and returns when all are visible.
-type batchWrite func(ctx context.Context, writes []saga.Write) error
 
 // reached returns an error unless a saga has come to a status.
 func reached(o saga.Outcome, err error, wanted ...saga.Status) error {

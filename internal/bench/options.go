@@ -103,5 +103,5 @@ func (o Options) Check() error { return o.complete() }
 
 // wants reports whether a contestant is to be measured.
 func (o *Options) wants(c contestant) bool {
-	return len(o.Only) == 0 && !c.later || slices.ContainsFunc(o.Only, c.is)
+	return len(o.Only) == 0 || slices.ContainsFunc(o.Only, c.is)
 }
