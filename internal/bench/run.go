@@ -25,7 +25,7 @@ func Run(ctx context.Context, o Options) (result *Result, err error) {
 	r.tell("making an instance")
 	r.instance, err = newInstance(ctx, o.Systems)
 	defer func() {
-		r.repetition = o.Repetitions
+		r.repetition = min(r.repetition, o.Repetitions)
 		r.tell("removing the instance")
 		if removeErr := r.instance.remove(ctx); removeErr != nil {
 			err = errors.Join(err, removeErr)
