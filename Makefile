@@ -49,9 +49,9 @@ soak: build ## Run the long forms of the fault tests: half an hour of outages, k
 	CAPSAGA_SOAK=1 .ci/with-stack go test -p 1 -count=1 -timeout 90m -v -run '$(SOAK)' ./internal/e2e
 
 .PHONY: bench
-bench: build ## Measure: the benchmarks of all packages, on the tests' stack
+bench: build ## Measure on the tests' stack: the benchmarks of all packages, then the writes beside what they replace
 	@echo "Benchmarks on $$(nproc) cores, $$(go env GOOS)/$$(go env GOARCH), $$(go env GOVERSION), revision $$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
-	.ci/with-stack go test -p 1 -run '^$$' -bench . -benchmem -timeout 60m ./...
+	.ci/with-stack .ci/bench
 
 .PHONY: lint
 lint: tools ## Check style, mistakes, determinism of the workflows and the layout's imports

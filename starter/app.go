@@ -81,7 +81,7 @@ line, 3 some items failed.`,
 	for _, cmd := range []*cobra.Command{
 		a.writeCommand(), a.getCommand(), a.searchCommand(),
 		a.listCommand(), a.showCommand(), a.replayCommand(), a.skipCommand(), a.compensateCommand(), a.editCommand(), a.historyCommand(),
-		a.catalogCommand(), a.backfillCommand(), a.streamsCommand(), a.versionCommand(),
+		a.catalogCommand(), a.backfillCommand(), a.streamsCommand(), a.benchCommand(), a.versionCommand(),
 	} {
 		cmd.GroupID = groupNow
 		root.AddCommand(cmd)

@@ -115,7 +115,10 @@ func TestWrongCommandLines(t *testing.T) {
 		"reconcile":                      "not there yet",
 		"cap --watch":                    "not there yet",
 		"logs":                           "not there yet",
-		"bench":                          "not there yet",
+		"bench --only z":                 "no such contestant",
+		"bench --repetitions -1":         "from 1 to 100",
+		"bench --duration -1s":           "above zero",
+		"bench now":                      "unknown command",
 		"serve":                          "not there yet",
 	} {
 		t.Run(line, func(t *testing.T) {

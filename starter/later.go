@@ -11,7 +11,6 @@ func laterCommands() []*cobra.Command {
 		{"cap", "Show consistency, availability and partitions of each system", "the CAP metrics"},
 		{"logs", "Show the logs of workers and servers", "the CAP metrics"},
 		{"serve", "Take writes and reads over HTTP", "the HTTP interface"},
-		{"bench", "Measure writes per second and latencies", "the batches"},
 	} {
 		commands = append(commands, &cobra.Command{
 			Use: later.name, Short: later.short, GroupID: groupLater,

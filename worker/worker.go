@@ -92,6 +92,7 @@ type Worker struct {
 	gate      *activities.Gate
 	bulk      *activities.Bulk
 	client    *client.Client
+	hub       *notify.Hub
 	telemetry *telemetry.Telemetry
 	health    *health
 }
@@ -152,17 +153,16 @@ func (w *Worker) connect(ctx context.Context) error {
 	if err := w.openStreams(); err != nil {
 		return err
 	}
-	hub := notify.NewHub()
+	w.hub = notify.NewHub()
 	p, probers := pivot{w.db}, w.probers()
 	w.saga = activities.New(activities.Dependencies{
 		Catalog: w.config.Catalog, Committer: p, Batches: p, Changer: p, Ledger: p, Rows: p,
 		Redis: gatherRedis(w.redis, w.config.Catalog), Elasticsearch: gatherElasticsearch(w.elastic), Positions: w.positions,
 		Gates:    newGates(w.temporal, s.Prefix, probers),
-		Notifier: hub, Observer: w.telemetry,
+		Notifier: w.hub, Observer: w.telemetry,
 	})
 	w.gate = &activities.Gate{Probers: probers, Parked: &parkedSagas{w.temporal, s.Temporal.Namespace, s.Prefix}}
-	w.client, err = client.New(client.Options{Temporal: w.temporal, Prefix: s.Prefix, Notifier: hub, Ledger: w.db, Group: w.config.Group})
-	if err != nil {
+	if w.client, err = w.NewClient(client.Options{Group: w.config.Group}); err != nil {
 		return err
 	}
 	w.bulk = activities.NewBulk(activities.BulkDependencies{
@@ -193,6 +193,16 @@ func (w *Worker) dialTemporal() (sdkclient.Client, error) {
 // Client returns a client in the worker's own process, whose sagas start without
 // a round trip to the task queue.
 func (w *Worker) Client() *client.Client { return w.client }
+
+// NewClient returns a further client in the worker's own process, with options of its
+// own; the connection, the prefix, the notifier and the ledger are the worker's.
+func (w *Worker) NewClient(o client.Options) (*client.Client, error) {
+	o.Temporal, o.Prefix, o.Notifier, o.Ledger = w.temporal, w.config.Systems.Prefix, w.hub, w.db
+	return client.New(o)
+}
+
+// Notifier tells of the sagas that this worker runs.
+func (w *Worker) Notifier() client.Notifier { return w.hub }
 
 func (w *Worker) close() {
 	if w.temporal != nil {

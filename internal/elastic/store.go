@@ -50,6 +50,26 @@ type Store struct {
 
 // Open prepares a store. It does not connect; Ping does.
 func Open(config Config, prefix saga.Prefix) (*Store, error) {
+	driver, err := NewDriver(config)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{client: driver.Client, transport: driver.Transport, prefix: prefix, host: driver.Host, timeout: config.Timeout}
+	if s.timeout <= 0 {
+		s.timeout = defaultTimeout
+	}
+	return s, nil
+}
+
+// Driver is a connection as a Store has it.
+type Driver struct {
+	Client    *elasticsearch.BaseClient
+	Transport *http.Transport
+	Host      string // host:port, for errors
+}
+
+// NewDriver returns a connection of one's own, beside which Capsaga's is measured.
+func NewDriver(config Config) (*Driver, error) {
 	address, err := url.Parse(config.URL)
 	if err != nil || address.Host == "" || address.Scheme != "http" && address.Scheme != "https" {
 		// The parser's error quotes the URL, and with it the password.
@@ -59,26 +79,23 @@ func Open(config Config, prefix saga.Prefix) (*Store, error) {
 	user := address.User
 	address.User = nil // so that no later error can quote it
 	password, _ := user.Password()
-	s := &Store{prefix: prefix, host: address.Host, timeout: config.Timeout}
-	if s.timeout <= 0 {
-		s.timeout = defaultTimeout
-	}
-	if s.transport, err = newTransport(config.CAFile); err != nil {
+	d := &Driver{Host: address.Host}
+	if d.Transport, err = newTransport(config.CAFile); err != nil {
 		return nil, err
 	}
-	driver := elasticsearch.Config{
+	d.Client, err = elasticsearch.NewBaseClient(elasticsearch.Config{
 		Addresses:         []string{address.String()},
 		Username:          user.Username(),
 		Password:          password,
 		APIKey:            config.APIKey,
-		Transport:         s.transport,
+		Transport:         d.Transport,
 		DisableRetry:      true, // the saga's step retries
 		DisableMetaHeader: true,
-	}
-	if s.client, err = elasticsearch.NewBaseClient(driver); err != nil {
+	})
+	if err != nil {
 		return nil, rejected(saga.CodeRejected, "configure the client: "+err.Error())
 	}
-	return s, nil
+	return d, nil
 }
 
 func newTransport(caFile string) (*http.Transport, error) {

@@ -44,6 +44,10 @@ const (
 	idleTimeout = 9 * time.Minute
 )
 
+// Options returns the driver's options for a connection of one's own, beside which
+// Capsaga's are measured.
+func (c Config) Options() ([]kgo.Opt, error) { return c.options() }
+
 // options turns the configuration into those of the driver.
 func (c Config) options() ([]kgo.Opt, error) {
 	if len(c.Brokers) == 0 {
