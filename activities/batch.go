@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
-	"time"
 
 	"go.temporal.io/sdk/activity"
 
@@ -15,8 +14,8 @@ import (
 // the process that has parsed it, its writes.
 type CommitBatchInput struct {
 	Batch json.RawMessage `json:"batch"`
-	// Writes has an entry per write; one without a Write is malformed and was
-	// answered already.
+	// Writes has an entry per write; one without a Write is malformed, and answered
+	// already.
 	Writes []BatchWrite `json:"-"`
 }
 
@@ -31,15 +30,18 @@ func ParseWrites(b *saga.Batch) (writes []BatchWrite, errs map[int]error) {
 			continue
 		}
 		trace := b.Trace(i)
-		writes[i] = BatchWrite{Write: w, Digest: w.Digest(), TraceParent: trace.Parent, TraceState: trace.State}
+		writes[i] = BatchWrite{Write: w, Encoded: data, Digest: w.Digest(), TraceParent: trace.Parent, TraceState: trace.State}
 	}
 	return writes, errs
 }
 
 // CommitBatchOutput is the result of CommitBatch. It holds no row's content.
 type CommitBatchOutput struct {
-	// Results has an entry per write, empty of a malformed one.
-	Results []BatchResult `json:"results"`
+	// The table has an entry per write, which is empty of a malformed one and of one
+	// that needs a workflow of its own.
+	saga.BatchTable
+	// Single lists the writes of whose end the ledger has to be told one by one.
+	Single []int `json:"single,omitempty"`
 	// FlushLSN is the WAL's flushed position as read after the last commit.
 	FlushLSN saga.LSN `json:"flush_lsn,omitempty"`
 	// Sinks and Order are as those of CommitOutput, for all writes.
@@ -48,34 +50,6 @@ type CommitBatchOutput struct {
 	// ParkAfter is the shortest of the writes' policies.
 	ParkAfter saga.Duration `json:"park_after,omitempty"`
 	Attempt   int           `json:"attempt"`
-}
-
-// BatchResult is what became of one write of a batch.
-type BatchResult struct {
-	Status    saga.Status       `json:"status,omitempty"`
-	Error     *saga.ErrorInfo   `json:"error,omitempty"`
-	Version   saga.Version      `json:"version,omitempty"`
-	Confirmed saga.Confirmation `json:"confirmed,omitempty"`
-	Owned     []saga.Owned      `json:"owned,omitempty"`
-	// Alone is true of a write that needs a workflow of its own.
-	Alone bool `json:"alone,omitempty"`
-	// Recorded is the outcome of a saga that had ended before.
-	Recorded *saga.Outcome `json:"recorded,omitempty"`
-}
-
-// Outcome is the saga's outcome as the commit leaves it.
-func (r *BatchResult) Outcome(sagaID string) saga.Outcome {
-	if r.Recorded != nil {
-		return *r.Recorded
-	}
-	o := saga.Outcome{SagaID: sagaID, Status: r.Status, Error: r.Error, Confirmed: r.Confirmed}
-	if r.Alone {
-		o.Status = saga.Pending
-	}
-	if r.Version != 0 {
-		o.Own(r.Version, r.Owned)
-	}
-	return o
 }
 
 // CommitBatch commits many writes, each as Commit does and with a result of its
@@ -99,47 +73,53 @@ func (a *Saga) commitBatch(ctx context.Context, in CommitBatchInput) (CommitBatc
 	}
 	info, began := activity.GetInfo(ctx), a.Now()
 	request := BatchRequest{Catalog: a.Catalog, WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID}
-	var places []int
-	for i, w := range in.Writes {
+	for _, w := range in.Writes {
 		if w.Write != nil {
-			request.Writes, places = append(request.Writes, w), append(places, i)
+			request.Writes = append(request.Writes, w)
 		}
 	}
 	results, err := a.Batches.CommitBatch(ctx, request)
 	if err != nil {
 		return CommitBatchOutput{}, err
 	}
-	out := CommitBatchOutput{Results: make([]BatchResult, len(in.Writes)), Sinks: map[string][]saga.Sink{}, Attempt: int(info.Attempt)}
-	for k, r := range results {
-		w := request.Writes[k]
-		out.Results[places[k]] = batchResult(r)
-		if r == nil || r.Status != saga.Committed {
+	out := CommitBatchOutput{Sinks: map[string][]saga.Sink{}, Attempt: int(info.Attempt)}
+	for i, w := range in.Writes {
+		if w.Write == nil {
+			out.Writes = append(out.Writes, saga.BatchWrite{})
 			continue
+		}
+		r := results[0]
+		results = results[1:]
+		if out.enter(r); out.Committed(i) == 0 {
+			continue
+		}
+		if !r.InBatch || r.WorkflowID != request.WorkflowID {
+			out.Single = append(out.Single, i)
 		}
 		out.FlushLSN = max(out.FlushLSN, r.FlushLSN)
 		a.routeBatch(&out, w.Write, r.Owned)
 		a.images.put(w.Write.SagaID, r.Version, began, r.Owned)
 	}
-	a.tellBatch(&out, request.Writes, places, began)
+	a.tellBatch(&out.BatchTable, in.Writes, saga.Committed, []saga.Step{{
+		Name: saga.StepCommit, State: saga.StepDone, Attempts: out.Attempt, Duration: saga.Duration(a.Now().Sub(began)),
+	}})
 	return out, nil
 }
 
-// batchResult is what the workflow is told. A saga that is somewhere else between
-// its commit and its end, as one that is parked or being undone, is for its own
-// workflow.
-func batchResult(r *CommitResult) BatchResult {
-	if r == nil {
-		return BatchResult{Alone: true}
-	}
-	out := BatchResult{Status: r.Status, Error: r.Error, Version: r.Version, Confirmed: r.Confirmed, Owned: r.Owned}
+// enter tells the workflow what became of the next write. A saga that is somewhere
+// between its commit and its end already, as one that is parked or being undone, is
+// for its own workflow.
+func (o *CommitBatchOutput) enter(r *CommitResult) {
 	switch {
-	case r.Recorded == nil:
-	case r.Recorded.Status.Final():
-		out = BatchResult{Status: r.Recorded.Status, Recorded: r.Recorded}
+	case r == nil || r.Recorded != nil && !r.Recorded.Status.Final():
+		o.Writes = append(o.Writes, saga.BatchWrite{})
+	case r.Recorded != nil:
+		o.Writes = append(o.Writes, saga.BatchWrite{Outcome: r.Recorded})
+	case r.Status != saga.Committed:
+		o.Writes = append(o.Writes, saga.BatchWrite{Outcome: &saga.Outcome{Status: r.Status, Error: r.Error, Content: r.Content}})
 	default:
-		out.Alone = true
+		o.Add(r.Version, r.Confirmed, r.Owned)
 	}
-	return out
 }
 
 // routeBatch says where the rows of a write go, and for how long that is tried.
@@ -167,22 +147,16 @@ func (a *Saga) routeBatch(out *CommitBatchOutput, w *saga.Write, owned []saga.Ow
 }
 
 // tellBatch tells the waiters of this process what became of the writes.
-func (a *Saga) tellBatch(out *CommitBatchOutput, writes []BatchWrite, places []int, began time.Time) {
-	if a.Notifier == nil {
-		return
-	}
-	step := saga.Step{Name: saga.StepCommit, State: saga.StepDone, Attempts: out.Attempt, Duration: saga.Duration(a.Now().Sub(began))}
-	for k, w := range writes {
-		r := &out.Results[places[k]]
-		if r.Alone {
+func (a *Saga) tellBatch(table *saga.BatchTable, writes []BatchWrite, status saga.Status, steps []saga.Step) {
+	out := saga.BatchOutcome{Status: status, Steps: steps, BatchTable: *table}
+	for i, w := range writes {
+		if w.Write == nil || !a.Notifier.Waits(w.Write.SagaID) {
 			continue
 		}
-		o := r.Outcome(w.Write.SagaID)
-		o.Content = w.Digest
-		if o.Status == saga.Committed {
-			o.Steps = []saga.Step{step}
+		if o := out.Outcome(i, w.Write.SagaID, w.Digest); o.Status != saga.Pending {
+			o.SagaID = w.Write.SagaID
+			a.Notifier.Publish(o)
 		}
-		a.Notifier.Publish(o)
 	}
 }
 
@@ -227,7 +201,7 @@ func (a *Saga) IndexElasticsearchBatch(ctx context.Context, in BatchSinkInput) (
 func (a *Saga) batchSink(ctx context.Context, step saga.StepName, in BatchSinkInput, apply func(context.Context, []saga.Document) ([]saga.Applied, error)) (BatchSinkOutput, error) {
 	var failed []BatchFailure
 	out, err := a.sink(ctx, step, func(ctx context.Context) (int, error) {
-		docs, rows, err := a.batchDocuments(ctx, in)
+		docs, writes, err := a.batchDocuments(ctx, in)
 		if err != nil || len(docs) == 0 {
 			return 0, err
 		}
@@ -243,7 +217,7 @@ func (a *Saga) batchSink(ctx context.Context, step saga.StepName, in BatchSinkIn
 		if worst != nil && saga.ClassOf(worst) != saga.Rejected && allFailed(applied) {
 			return changed, worst // the sink's trouble and not the rows'
 		}
-		failed = failures(step, docs, rows, applied)
+		failed = failures(step, docs, writes, applied)
 		return changed, nil
 	})
 	return BatchSinkOutput{Attempt: out.Attempt, Changed: out.Changed, Failed: failed}, err
@@ -254,14 +228,14 @@ func allFailed(applied []saga.Applied) bool {
 }
 
 // failures names the writes whose documents were not taken.
-func failures(step saga.StepName, docs []saga.Document, rows [][]int, applied []saga.Applied) []BatchFailure {
+func failures(step saga.StepName, docs []saga.Document, writes [][]int, applied []saga.Applied) []BatchFailure {
 	var failed []BatchFailure
 	for i, result := range applied {
 		if result.Err == nil {
 			continue
 		}
 		e := errorInfo(step, rowError(step, docs[i], result.Err))
-		for _, at := range rows[i] {
+		for _, at := range writes[i] {
 			failed = append(failed, BatchFailure{At: at, Error: e})
 		}
 	}
@@ -301,22 +275,40 @@ func (a *Saga) batchDocuments(ctx context.Context, in BatchSinkInput) (docs []sa
 	return docs, kept, nil
 }
 
-// RecordBatchInput is the input of RecordBatch.
-type RecordBatchInput struct {
-	Completed []saga.Outcome `json:"completed"`
+// FinishBatchInput is the input of FinishBatch.
+type FinishBatchInput struct {
+	// Alone are the sagas that have committed in the batch and go on alone.
+	Alone []string `json:"alone,omitempty"`
+	// Steps are those of all sagas that have completed.
+	Steps []saga.Step `json:"steps"`
+	// Completed are the outcomes of those of whose end the ledger has to be told one
+	// by one.
+	Completed []saga.Outcome `json:"completed,omitempty"`
+	// Writes and Table, inside of the workflow's process, are for the waiters there.
+	Writes []BatchWrite     `json:"-"`
+	Table  *saga.BatchTable `json:"-"`
 }
 
-// RecordBatchOutput is the result of RecordBatch.
-type RecordBatchOutput struct{}
+// FinishBatchOutput is the result of FinishBatch.
+type FinishBatchOutput struct{}
 
-// RecordBatch stores that sagas of a batch have completed, and tells the waiters of
-// this process. It is idempotent.
-func (a *Saga) RecordBatch(ctx context.Context, in RecordBatchInput) (RecordBatchOutput, error) {
-	for i := range in.Completed {
-		a.images.drop(in.Completed[i].SagaID)
-		a.Notifier.Publish(in.Completed[i])
+// FinishBatch stores that the sagas of a batch have completed, and tells the waiters
+// of this process. It is idempotent.
+func (a *Saga) FinishBatch(ctx context.Context, in FinishBatchInput) (FinishBatchOutput, error) {
+	for i := range in.Writes {
+		if in.Writes[i].Write != nil {
+			a.images.drop(in.Writes[i].Write.SagaID)
+		}
 	}
-	return RecordBatchOutput{}, a.attempt(ctx, stepRecord, func(ctx context.Context) error {
-		return a.Ledger.RecordOutcomes(ctx, in.Completed)
+	if in.Table != nil {
+		a.tellBatch(in.Table, in.Writes, saga.Completed, in.Steps)
+	}
+	return FinishBatchOutput{}, a.attempt(ctx, stepRecord, func(ctx context.Context) error {
+		if len(in.Completed) > 0 {
+			if err := a.Ledger.RecordOutcomes(ctx, in.Completed); err != nil {
+				return err
+			}
+		}
+		return a.Ledger.FinishBatch(ctx, activity.GetInfo(ctx).WorkflowExecution.ID, in.Alone, in.Steps)
 	})
 }

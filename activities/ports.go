@@ -37,6 +37,8 @@ type CommitResult struct {
 	// before, nil when none was recorded. A workflow that begins anew goes on from
 	// there.
 	Recorded *saga.Outcome
+	// InBatch says that FinishBatch of the workflow will tell the ledger of its end.
+	InBatch bool
 }
 
 // Committer is the pivot. Its result is durable before it returns, and a second
@@ -50,7 +52,8 @@ type Committer interface {
 // BatchWrite is one write of a batch.
 type BatchWrite struct {
 	Write       *saga.Write
-	Digest      string // of Write
+	Encoded     json.RawMessage // Write as it came
+	Digest      string          // of Write
 	TraceParent string
 	TraceState  string
 }
@@ -134,6 +137,9 @@ type Ledger interface {
 	// RecordOutcomes stores the outcomes of sagas that have completed, as
 	// RecordOutcome does.
 	RecordOutcomes(ctx context.Context, completed []saga.Outcome) error
+	// FinishBatch stores that the sagas that a batch's workflow has committed have
+	// completed, with the steps of all, but for those that go on alone.
+	FinishBatch(ctx context.Context, workflowID string, alone []string, steps []saga.Step) error
 	// Waive remembers that a step was given up, and returns up to which version of
 	// its rows. It is idempotent.
 	Waive(ctx context.Context, w Waiver) (saga.Version, error)

@@ -20,7 +20,7 @@ import (
 // saga.Batch.
 //
 //	CommitBatch ──► UpdateRedisBatch ────────┐
-//	    │       ├─► PublishKafka ────────────┼─► RecordBatch
+//	    │       ├─► PublishKafka ────────────┼─► FinishBatch
 //	    │       └─► IndexElasticsearchBatch ─┘
 //	    ▼                     ▼
 //	 saga/<id>             saga/<id>
@@ -47,11 +47,11 @@ func Batch(ctx workflow.Context, input json.RawMessage) (saga.BatchOutcome, erro
 
 // batch is one batch's state.
 type batch struct {
-	input    json.RawMessage
-	request  *saga.Batch
-	writes   []activities.BatchWrite // without a Write: malformed
-	outcomes []saga.Outcome
-	began    time.Time
+	input   json.RawMessage
+	request *saga.Batch
+	writes  []activities.BatchWrite // without a Write: malformed
+	refused map[int]saga.Outcome    // of the malformed
+	began   time.Time
 
 	status    saga.Status
 	commit    saga.Step
@@ -64,18 +64,14 @@ type batch struct {
 
 func newBatch(input json.RawMessage, request *saga.Batch) *batch {
 	b := &batch{
-		input: input, request: request, status: saga.Pending, outcomes: make([]saga.Outcome, len(request.Writes)),
+		input: input, request: request, status: saga.Pending, refused: map[int]saga.Outcome{},
 		commit:    saga.Step{Name: saga.StepCommit, State: saga.StepPending},
 		splitting: map[int]bool{}, why: map[int]saga.ErrorInfo{},
 	}
-	var malformedWrites map[int]error
-	b.writes, malformedWrites = activities.ParseWrites(request)
-	for i, w := range b.writes {
-		if w.Write == nil {
-			b.outcomes[i] = malformed(request.Writes[i], malformedWrites[i])
-			continue
-		}
-		b.outcomes[i] = saga.Outcome{SagaID: w.Write.SagaID, Status: saga.Pending}
+	var errs map[int]error
+	b.writes, errs = activities.ParseWrites(request)
+	for i, err := range errs { //workflowcheck:ignore the order does not matter
+		b.refused[i] = malformed(request.Writes[i], err)
 	}
 	return b
 }
@@ -132,7 +128,7 @@ func (b *batch) run(ctx workflow.Context) (saga.BatchOutcome, error) {
 	b.status = saga.Committed
 	b.describe(ctx)
 	b.deliver(ctx)
-	b.record(ctx)
+	b.finish(ctx)
 	b.splitOff(ctx)
 	b.status = saga.Completed
 	b.describe(ctx)
@@ -169,23 +165,26 @@ func (b *batch) commitAll(ctx workflow.Context) {
 	in := activities.CommitBatchInput{Batch: b.input, Writes: b.writes}
 	err := b.try(ctx, &b.commit, quick, patienceLeft, effects.CommitBatch, in, &b.pivot)
 	b.commit.Duration = saga.Duration(workflow.Now(ctx).Sub(began))
-	if err != nil || len(b.pivot.Results) != len(b.writes) {
+	if err != nil || len(b.pivot.Writes) != len(b.writes) {
+		b.pivot = activities.CommitBatchOutput{}
+		b.pivot.Writes = make([]saga.BatchWrite, len(b.writes))
 		e := failureOf(saga.StepCommit, err).Error
 		for i, w := range b.writes {
 			if w.Write != nil {
 				b.giveUp(i, e)
 			}
 		}
-		return
 	}
 	for i, w := range b.writes {
-		if w.Write == nil {
-			continue
-		}
-		r := &b.pivot.Results[i]
-		b.outcomes[i] = r.Outcome(w.Write.SagaID)
-		if r.Alone {
+		r := &b.pivot.Writes[i]
+		switch {
+		case w.Write == nil:
+			o := b.refused[i]
+			r.Outcome = &o
+		case r.Outcome == nil && r.Transaction == 0:
 			b.giveUp(i, saga.ErrorInfo{Message: "it cannot be committed beside the others, or is on its way already"})
+		case r.Outcome != nil:
+			r.Outcome.SagaID = w.Write.SagaID
 		}
 	}
 }
@@ -260,19 +259,19 @@ func (b *batch) reach(ctx workflow.Context, sink saga.Sink, step *saga.Step) {
 // rows are those that go to the sink, in the order of the writes.
 func (b *batch) rows(sink saga.Sink) []activities.BatchRow {
 	var rows []activities.BatchRow
-	for i := range b.pivot.Results {
-		r := &b.pivot.Results[i]
-		if r.Status != saga.Committed || r.Alone || r.Recorded != nil {
+	for i, w := range b.writes {
+		version := b.pivot.Committed(i)
+		if version == 0 || b.splitting[i] {
 			continue
 		}
-		for _, owned := range r.Owned {
+		for _, owned := range b.pivot.Owned(i) {
 			if !slices.Contains(b.pivot.Sinks[owned.Entity], sink) {
 				continue
 			}
 			if owned.Version == 0 {
-				owned.Version = r.Version
+				owned.Version = version
 			}
-			rows = append(rows, activities.BatchRow{At: i, SagaID: b.writes[i].Write.SagaID, Owned: owned})
+			rows = append(rows, activities.BatchRow{At: i, SagaID: w.Write.SagaID, Owned: owned})
 		}
 	}
 	return rows
@@ -285,27 +284,33 @@ func (b *batch) giveUp(i int, e saga.ErrorInfo) {
 	}
 }
 
-// record has the ledger learn which sagas have completed.
-func (b *batch) record(ctx workflow.Context) {
-	var completed []saga.Outcome
-	steps := b.steps()
-	for i := range b.outcomes {
-		if o := &b.outcomes[i]; o.Status == saga.Committed && !b.splitting[i] {
-			o.Status = saga.Completed
-			full := *o
-			full.Content, full.Steps = b.writes[i].Digest, steps
-			completed = append(completed, full)
+// finish has the ledger learn that the sagas have completed.
+func (b *batch) finish(ctx workflow.Context) {
+	if len(b.pivot.Transactions) == 0 {
+		return // nothing was committed here
+	}
+	b.status = saga.Completed
+	in := activities.FinishBatchInput{Steps: b.steps(), Writes: b.writes, Table: &b.pivot.BatchTable}
+	if len(b.splitting) > 0 { // the waiters of those have their answers elsewhere
+		in.Table = nil
+	}
+	for i, w := range b.writes {
+		if b.splitting[i] && b.pivot.Committed(i) != 0 {
+			in.Alone = append(in.Alone, w.Write.SagaID)
 		}
 	}
-	if len(completed) == 0 {
-		return
+	out := b.snapshot()
+	for _, i := range b.pivot.Single {
+		if !b.splitting[i] {
+			in.Completed = append(in.Completed, out.Outcome(i, b.writes[i].Write.SagaID, b.writes[i].Digest))
+		}
 	}
-	in := activities.RecordBatchInput{Completed: completed}
-	if workflow.ExecuteLocalActivity(quickly(ctx, quickBatch), effects.RecordBatch, in).Get(ctx, nil) == nil {
+	b.status = saga.Committed
+	if workflow.ExecuteLocalActivity(quickly(ctx, quickBatch), effects.FinishBatch, in).Get(ctx, nil) == nil {
 		return
 	}
 	options := patience(batchAttempt, "record: "+b.summary())
-	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), effects.RecordBatch, in).Get(ctx, nil); err != nil {
+	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), effects.FinishBatch, in).Get(ctx, nil); err != nil {
 		workflow.GetLogger(ctx).Error("the ledger refused the outcomes; the sagas themselves are not touched by that", "error", err)
 	}
 }
@@ -368,7 +373,7 @@ func (b *batch) steps() []saga.Step {
 
 // snapshot is where the batch stands.
 func (b *batch) snapshot() saga.BatchOutcome {
-	return saga.BatchOutcome{Status: b.status, Outcomes: b.outcomes, Steps: b.steps(), Split: b.split}
+	return saga.BatchOutcome{Status: b.status, Steps: b.steps(), Split: b.split, BatchTable: b.pivot.BatchTable}
 }
 
 // splitsShown bounds how many of the sagas that were split off the details name.
@@ -379,9 +384,13 @@ func (b *batch) describe(ctx workflow.Context) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "**%s**\n\n%s", plain(b.summary()), b.status)
 	counts := map[saga.Status]int{}
-	for i := range b.outcomes {
-		if !b.splitting[i] {
-			counts[b.outcomes[i].Status]++
+	for i := range b.pivot.Writes {
+		switch r := &b.pivot.Writes[i]; {
+		case b.splitting[i]:
+		case r.Outcome != nil:
+			counts[r.Outcome.Status]++
+		case r.Transaction > 0:
+			counts[b.status]++
 		}
 	}
 	for _, status := range []saga.Status{saga.Completed, saga.Committed, saga.Pending, saga.RejectedEnd, saga.Failed, saga.Cancelled, saga.Compensated} {

@@ -51,7 +51,8 @@ func TestServerBatches(t *testing.T) {
 			out := s.landed(t, run)
 			require.Empty(t, out.Split)
 			require.Len(t, out.Steps, 4)
-			for i, o := range out.Outcomes {
+			for i, w := range writes {
+				o := out.Outcome(i, w.SagaID, w.Digest())
 				require.Equal(t, saga.Completed, o.Status)
 				require.NotEmpty(t, o.Token)
 				recorded, found := s.Systems.Recorded(writes[i].SagaID)
@@ -68,10 +69,11 @@ func TestServerBatches(t *testing.T) {
 				}
 			})
 			out := s.landed(t, run)
-			require.Equal(t, saga.RejectedEnd, out.Outcomes[1].Status)
-			require.Equal(t, saga.CodeInvalidWrite, out.Outcomes[1].Error.Code)
-			require.Equal(t, saga.Completed, out.Outcomes[0].Status)
-			require.Equal(t, saga.Completed, out.Outcomes[2].Status)
+			refused := out.Outcome(1, "", "")
+			require.Equal(t, saga.RejectedEnd, refused.Status)
+			require.Equal(t, saga.CodeInvalidWrite, refused.Error.Code)
+			require.Equal(t, saga.Completed, out.Outcome(0, "", "").Status)
+			require.Equal(t, saga.Completed, out.Outcome(2, "", "").Status)
 		},
 		"rejected-row": func(t *testing.T, s *show) {
 			s.Systems.Elasticsearch.FailRow = func(doc saga.Document) error {
@@ -118,8 +120,8 @@ func TestServerBatches(t *testing.T) {
 			run, _ := s.batchOf(t, 5, nil)
 			out := s.landed(t, run)
 			require.Empty(t, out.Split)
-			for _, o := range out.Outcomes {
-				require.Equal(t, saga.Completed, o.Status)
+			for i := range 5 {
+				require.Equal(t, saga.Completed, out.Outcome(i, "", "").Status)
 			}
 		},
 		"sink-away-for-long": func(t *testing.T, s *show) {
@@ -161,8 +163,9 @@ func TestServerBatchAnswersAtTheCommit(t *testing.T) {
 	require.NoError(t, err)
 	var out saga.BatchOutcome
 	require.NoError(t, handle.Get(ctx, &out))
-	require.Equal(t, saga.Committed, out.Outcomes[0].Status)
-	require.Positive(t, out.Outcomes[0].Version)
+	o := out.Outcome(0, "", "")
+	require.Equal(t, saga.Committed, o.Status)
+	require.Positive(t, o.Version)
 }
 
 func TestServerRefusesWhatIsNoBatch(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -136,6 +137,7 @@ func (s *Systems) CommitBatch(ctx context.Context, r activities.BatchRequest) ([
 		if err != nil {
 			return nil, err
 		}
+		result.InBatch = true
 		results[i] = result
 	}
 	return results, nil
@@ -207,6 +209,29 @@ func (s *Systems) RecordOutcomes(ctx context.Context, completed []saga.Outcome) 
 		if _, err := s.RecordOutcome(ctx, o.SagaID, o); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// FinishBatch counts as one more record: each saga of the batch that has no outcome
+// of its own and does not go on alone has completed.
+func (s *Systems) FinishBatch(_ context.Context, workflowID string, alone []string, steps []saga.Step) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.records++
+	if s.OnRecord != nil {
+		if err := s.OnRecord(s.records); err != nil {
+			return err
+		}
+	}
+	for id, r := range s.ledger {
+		_, known := s.recorded[id]
+		if r.WorkflowID != workflowID || r.Version == 0 || known || slices.Contains(alone, id) {
+			continue
+		}
+		o := saga.Outcome{SagaID: id, Status: saga.Completed, Content: r.Content, Confirmed: r.Confirmed, Steps: steps}
+		o.Own(r.Version, r.Owned)
+		s.recorded[id] = o
 	}
 	return nil
 }

@@ -60,6 +60,16 @@ func (h *Hub) remove(sagaIDs []string, ch chan saga.Outcome) {
 	}
 }
 
+// Waits reports whether anybody waits for the saga.
+func (h *Hub) Waits(sagaID string) bool {
+	if h == nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.waiters[sagaID]) > 0
+}
+
 // Publish hands the outcome to the saga's waiters. It never blocks: a waiter
 // that does not read misses it, and asks Temporal.
 func (h *Hub) Publish(o saga.Outcome) {

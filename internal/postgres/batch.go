@@ -14,7 +14,8 @@ import (
 // BatchWrite is one write of a batch, with the trace of its caller.
 type BatchWrite struct {
 	Write                   *saga.Write
-	Digest                  string // of Write
+	Encoded                 json.RawMessage // Write as it came
+	Digest                  string          // of Write
 	TraceParent, TraceState string
 }
 

@@ -34,7 +34,7 @@ func (f *fixture) batchRequest(lines []string) postgres.BatchRequest {
 	for _, line := range lines {
 		w, err := saga.ParseWrite([]byte(line))
 		require.NoError(f.t, err, line)
-		r.Writes = append(r.Writes, postgres.BatchWrite{Write: w, Digest: w.Digest()})
+		r.Writes = append(r.Writes, postgres.BatchWrite{Write: w, Encoded: json.RawMessage(line), Digest: w.Digest()})
 	}
 	return r
 }
@@ -251,7 +251,7 @@ func TestABatchIsAsItsWritesAlone(t *testing.T) {
 		}
 		for _, sql := range []string{
 			"SELECT coalesce(json_agg(p ORDER BY id), '[]')::text FROM product p",
-			"SELECT json_agg(json_build_array(id, status, content, write, entities, undo, error, error_class, finished_at IS NULL) ORDER BY id)::text FROM capsaga.saga",
+			"SELECT json_agg(json_build_array(id, CASE status WHEN 'completed' THEN 'committed' ELSE status END, content, write::jsonb, entities, undo, error, error_class) ORDER BY id)::text FROM capsaga.saga",
 		} {
 			require.Equal(t, alone.text(sql), together.text(sql), strings.Join(lines, "\n"))
 		}
@@ -334,7 +334,7 @@ func decodeChanges(t *testing.T, changes [][]byte) []string {
 		row := func(relation uint32, tuple *pglogrepl.TupleData) {
 			table := tables[relation]
 			key := map[string]int{"audit": 1}[table]
-			if table != "saga" && table != "epoch" {
+			if table != "saga" && table != "epoch" && table != "batch" {
 				list = append(list, fmt.Sprintf("%s %s %s", table, tuple.Columns[key].Data, begin.SagaID))
 			}
 		}
@@ -353,4 +353,62 @@ func decodeChanges(t *testing.T, changes [][]byte) []string {
 		}
 	}
 	return list
+}
+
+// The sagas of a batch count as committed until it has finished, and then as
+// completed, but for those that go on alone.
+func TestABatchFinishes(t *testing.T) {
+	f := setup(t)
+	lines := []string{upsertLine("a", 1, "a"), upsertLine("b", 2, "b"), upsertLine("c", 3, "c")}
+	f.batch(lines...)
+	statuses := func(filter postgres.ListFilter) map[string]saga.Status {
+		list, err := f.ListSagas(t.Context(), filter)
+		require.NoError(t, err)
+		found := map[string]saga.Status{}
+		for _, s := range list {
+			found[s.SagaID] = s.Status
+			assert.Equal(t, s.Status == saga.Completed, !s.FinishedAt.IsZero())
+		}
+		return found
+	}
+	open := map[string]saga.Status{"a": saga.Committed, "b": saga.Committed, "c": saga.Committed}
+	assert.Equal(t, open, statuses(postgres.ListFilter{}))
+	assert.Equal(t, open, statuses(postgres.ListFilter{Statuses: []saga.Status{saga.Committed}}))
+	assert.Equal(t, open, statuses(postgres.ListFilter{IDs: []string{"a", "b", "c"}, Statuses: []saga.Status{saga.Committed}}))
+	assert.Empty(t, statuses(postgres.ListFilter{Statuses: []saga.Status{saga.Completed}}))
+	o, err := f.Recall(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, saga.Committed, o.Status)
+	again := f.batch(lines[0], upsertLine("d", 4, "d"))
+	assert.Nil(t, again[0].Recorded)
+	assert.True(t, again[0].InBatch)
+	pruned, err := f.Prune(t.Context(), 0, 10)
+	require.NoError(t, err)
+	assert.Zero(t, pruned)
+
+	// One of them parks in a workflow of its own meanwhile.
+	parked := saga.Outcome{SagaID: "c", Status: saga.Parked, Content: f.batchRequest(lines).Writes[2].Digest}
+	_, err = f.RecordOutcome(t.Context(), "c", parked)
+	require.NoError(t, err)
+
+	steps := []saga.Step{{Name: saga.StepCommit, State: saga.StepDone}, {Name: saga.StepRedis, State: saga.StepDone}}
+	for range 2 {
+		require.NoError(t, f.FinishBatch(t.Context(), "batch/b", []string{"b"}, steps))
+	}
+	done := map[string]saga.Status{"a": saga.Completed, "b": saga.Committed, "c": saga.Parked, "d": saga.Completed}
+	assert.Equal(t, done, statuses(postgres.ListFilter{}))
+	assert.Equal(t, map[string]saga.Status{"a": saga.Completed, "d": saga.Completed}, statuses(postgres.ListFilter{Statuses: []saga.Status{saga.Completed}}))
+	o, err = f.Recall(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, saga.Completed, o.Status)
+	assert.Equal(t, steps, o.Steps)
+	assert.NotEmpty(t, o.Token)
+	again = f.batch(lines...)
+	assert.Equal(t, saga.Completed, again[0].Recorded.Status)
+	assert.Nil(t, again[1].Recorded)
+	assert.False(t, again[1].InBatch)
+	assert.Equal(t, saga.Parked, again[2].Recorded.Status)
+	pruned, err = f.Prune(t.Context(), 0, 10)
+	require.NoError(t, err)
+	assert.Equal(t, 2, pruned)
 }

@@ -121,9 +121,10 @@ func BenchmarkCommitBatch(b *testing.B) {
 			r := postgres.BatchRequest{Catalog: catalog, WorkflowID: "w", RunID: "r"}
 			for range size {
 				n++
-				w, err := saga.ParseWrite(fmt.Appendf(nil, `{"saga_id":"s%d","mutations":[{"entity":"products","op":"upsert","row":{"id":%d,"title":"a title of some length, as they are","stock":5}}]}`, n, n))
+				line := fmt.Appendf(nil, `{"saga_id":"s%d","mutations":[{"entity":"products","op":"upsert","row":{"id":%d,"title":"a title of some length, as they are","stock":5}}]}`, n, n)
+				w, err := saga.ParseWrite(line)
 				require.NoError(b, err)
-				r.Writes = append(r.Writes, postgres.BatchWrite{Write: w, Digest: w.Digest()})
+				r.Writes = append(r.Writes, postgres.BatchWrite{Write: w, Encoded: line, Digest: w.Digest()})
 			}
 			results, err := db.CommitBatch(b.Context(), r)
 			require.NoError(b, err)

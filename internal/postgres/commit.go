@@ -41,6 +41,8 @@ type CommitResult struct {
 	// Recorded is the outcome that the ledger has of a saga that had committed
 	// before.
 	Recorded *saga.Outcome `json:"recorded,omitempty"`
+	// InBatch says that FinishBatch of the workflow will tell of the saga's end.
+	InBatch bool `json:"in_batch,omitempty"`
 }
 
 // Commit applies a write exactly once: the ledger's row, the mutations and the

@@ -256,7 +256,7 @@ func (g *group) settle(version *int64, done committed) {
 			r.Status, r.Error = saga.RejectedEnd, e.rejected
 		case e.open():
 			r.Status, r.Version, r.Confirmed = saga.Committed, saga.Version(*version), done.confirmed
-			r.CommittedAt, r.FlushLSN, r.Owned = done.at, done.flushed, g.ownedBy(e)
+			r.CommittedAt, r.FlushLSN, r.Owned, r.InBatch = done.at, done.flushed, g.ownedBy(e), true
 		default:
 			continue
 		}
@@ -277,6 +277,7 @@ func (g *group) ownedBy(e *groupEntry) []saga.Owned {
 type ledgerRows struct {
 	ids, contents, writes, entities, statuses []string
 	results, undos, problems                  []*string
+	committed                                 []string // ids
 }
 
 // ledgerRows returns them in the order of the ids, in which every transaction
@@ -286,12 +287,8 @@ func (g *group) ledgerRows() (*ledgerRows, error) {
 	entries := slices.DeleteFunc(slices.Clone(g.entries), func(e *groupEntry) bool { return e.taken || e.held })
 	slices.SortFunc(entries, func(a, b *groupEntry) int { return strings.Compare(a.Write.SagaID, b.Write.SagaID) })
 	for _, e := range entries {
-		write, err := json.Marshal(e.Write)
-		if err != nil {
-			return nil, err
-		}
 		l.ids, l.contents = append(l.ids, e.Write.SagaID), append(l.contents, e.Digest)
-		l.writes = append(l.writes, string(write))
+		l.writes = append(l.writes, string(e.Encoded))
 		l.entities = append(l.entities, strings.Join(e.Write.Entities(), ",")) // a name has no comma
 		if e.rejected != nil {
 			if err := l.addRejected(e); err != nil {
@@ -322,7 +319,8 @@ func (l *ledgerRows) addCommitted(e *groupEntry, owned []saga.Owned) error {
 		return err
 	}
 	undo, err := jsonText(e.notes)
-	l.statuses = append(l.statuses, string(saga.Committed))
+	// The batch's row says that it is not yet.
+	l.statuses, l.committed = append(l.statuses, string(saga.Completed)), append(l.committed, e.Write.SagaID)
 	l.results, l.undos, l.problems = append(l.results, result), append(l.undos, undo), append(l.problems, nil)
 	return err
 }
@@ -340,10 +338,12 @@ func jsonText(v any) (*string, error) {
 func (l *ledgerRows) queue(batch *pgx.Batch, r BatchRequest, version *int64) {
 	batch.Queue(`INSERT INTO capsaga.saga (id, workflow_id, run_id, version, content, write, entities, status, result, undo, error, error_class, finished_at)
 		SELECT r.id, $1, $2, CASE WHEN r.problem IS NULL THEN $3::bigint END, r.content, r.write::json, string_to_array(r.entities, ','),
-		       r.status, r.result::json, r.undo::json, r.problem::json, CASE WHEN r.problem IS NOT NULL THEN $4 END,
-		       CASE WHEN r.problem IS NOT NULL THEN clock_timestamp() END
+		       r.status, r.result::json, r.undo::json, r.problem::json, CASE WHEN r.problem IS NOT NULL THEN $4 END, clock_timestamp()
 		FROM unnest($5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
 		     AS r(id, content, write, entities, status, result, undo, problem)`,
 		r.WorkflowID, r.RunID, version, string(saga.Rejected),
 		l.ids, l.contents, l.writes, l.entities, l.statuses, l.results, l.undos, l.problems)
+	if len(l.committed) > 0 {
+		batch.Queue("INSERT INTO capsaga.batch (workflow_id, version, ids) VALUES ($1, $2, $3)", r.WorkflowID, version, l.committed)
+	}
 }

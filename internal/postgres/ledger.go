@@ -43,7 +43,9 @@ func readLedger(ctx context.Context, q Querier, sagaID, digest string) (*CommitR
 func readLedgers(ctx context.Context, q Querier, digests map[string]string) (map[string]*CommitResult, error) {
 	rows, err := q.Query(ctx, `SELECT s.id, s.workflow_id, s.run_id, s.content, s.status, greatest(e.version, s.version),
 		       CASE WHEN e.version > s.version THEN e.result ELSE s.result END::text, s.outcome::text, s.stream_row IS NOT NULL,
-		       EXISTS (SELECT FROM capsaga.change u WHERE u.saga_id = s.id AND u.kind = 'undo'), s.created_at, pg_current_wal_flush_lsn()::text
+		       EXISTS (SELECT FROM capsaga.change u WHERE u.saga_id = s.id AND u.kind = 'undo'), s.created_at, pg_current_wal_flush_lsn()::text,
+		       s.finished_at IS NOT NULL AND NOT `+underWay+`,
+		       (SELECT b.steps::text FROM capsaga.batch b WHERE b.workflow_id = s.workflow_id AND b.version = s.version)
 		FROM capsaga.saga s LEFT JOIN LATERAL (SELECT c.version, c.result FROM capsaga.change c
 		     WHERE c.saga_id = s.id AND c.kind = 'edit' ORDER BY c.version DESC LIMIT 1) e ON true
 		WHERE s.id = ANY($1)`, slices.Collect(maps.Keys(digests)))
@@ -54,7 +56,7 @@ func readLedgers(ctx context.Context, q Querier, digests map[string]string) (map
 	known := map[string]*CommitResult{}
 	for rows.Next() {
 		var e ledgerRow
-		err := rows.Scan(&e.id, &e.WorkflowID, &e.RunID, &e.Content, &e.Status, &e.version, &e.result, &e.outcome, &e.streamed, &e.undone, &e.CommittedAt, &e.position)
+		err := rows.Scan(&e.id, &e.WorkflowID, &e.RunID, &e.Content, &e.Status, &e.version, &e.result, &e.outcome, &e.streamed, &e.undone, &e.CommittedAt, &e.position, &e.finished, &e.steps)
 		if err != nil {
 			return nil, err
 		}
@@ -68,6 +70,9 @@ func readLedgers(ctx context.Context, q Querier, digests map[string]string) (map
 // ledgerRow is a saga as the ledger has it.
 type ledgerRow struct {
 	CommitResult
+	entered          saga.Status // as the ledger's row has it
+	finished         bool
+	steps            *string // that its batch's sagas have in common
 	id               string
 	version          *int64
 	result, outcome  *string
@@ -93,6 +98,7 @@ func (e *ledgerRow) settled(digest string) (*CommitResult, error) {
 		return r, decode(e.result, r.Error)
 	}
 	// Whatever became of the saga since, its pivot stands.
+	e.entered = r.Status
 	r.Status, r.Version = saga.Committed, saga.Version(*e.version)
 	if !e.streamed { // else plain SQL's own session knew who confirmed it
 		r.Confirmed = saga.ConfirmedLocally
@@ -101,13 +107,33 @@ func (e *ledgerRow) settled(digest string) (*CommitResult, error) {
 	if r.FlushLSN, err = saga.ParseLSN(e.position); err != nil {
 		return nil, err
 	}
-	if err := decode(e.outcome, &r.Recorded); err != nil {
+	if err := decode(e.result, &r.Owned); err != nil {
+		return nil, err
+	}
+	if err := e.record(); err != nil {
 		return nil, err
 	}
 	if e.undone && r.Recorded != nil && !r.Recorded.Undoing() {
 		r.Recorded.Status = saga.Compensating // the record is of before the undo
 	}
-	return r, decode(e.result, &r.Owned)
+	return r, nil
+}
+
+// record tells the outcome that was recorded: the saga's own, or that of all sagas
+// of its batch.
+func (e *ledgerRow) record() error {
+	r := &e.CommitResult
+	if e.outcome != nil {
+		return decode(e.outcome, &r.Recorded)
+	}
+	r.InBatch = !e.finished && e.entered == saga.Completed
+	if !e.finished || e.entered != saga.Completed {
+		return nil
+	}
+	o := r.Outcome(e.id)
+	o.Status = saga.Completed
+	r.Recorded = &o
+	return decode(e.steps, &o.Steps)
 }
 
 func decode(text *string, into any) error {
@@ -197,9 +223,9 @@ func (db *DB) RecordOutcome(ctx context.Context, sagaID string, o saga.Outcome) 
 	if err != nil {
 		return false, err
 	}
-	tag, err := db.pool.Exec(ctx, `UPDATE capsaga.saga SET status = $2, outcome = $3::text::json,
+	tag, err := db.pool.Exec(ctx, `UPDATE capsaga.saga s SET status = $2, outcome = $3::text::json,
 		finished_at = CASE WHEN $4 THEN clock_timestamp() END, blocked_on = $6, error = $7::text::json, error_class = $8
-		WHERE id = $1 AND content = $5 AND (stream_row IS NULL OR version <= $10) AND (finished_at IS NULL OR $4) AND (status <> 'compensated' OR $2 = 'compensated')
+		WHERE id = $1 AND content = $5 AND (stream_row IS NULL OR version <= $10) AND (finished_at IS NULL OR $4 OR `+underWay+`) AND (status <> 'compensated' OR $2 = 'compensated')
 		  AND ($4 OR $9 OR status <> 'compensating' AND NOT EXISTS (
 		      SELECT FROM json_array_elements(outcome->'steps') step WHERE step->>'name' ~ '^undo(-|$)'))`,
 		sagaID, string(o.Status), string(body), o.Status.Final(), o.Content, blocked, problem, class, o.Undoing(), int64(o.Version))
@@ -307,6 +333,9 @@ func (db *DB) LedgerOutcome(ctx context.Context, sagaID string) (workflowID stri
 	r, err := readLedger(ctx, db.pool, sagaID, content)
 	if err != nil {
 		return "", nil, false, classify("read the ledger for saga "+sagaID, err)
+	}
+	if r.Recorded != nil {
+		return workflowID, r.Recorded, true, nil
 	}
 	*o = r.Outcome(sagaID)
 	return workflowID, o, true, nil

@@ -118,19 +118,27 @@ func (f ListFilter) query() (string, []any) {
 	}
 	statuses := f.statuses()
 	if f.IDs != nil || f.ErrorClass != "" { // these few have indexes of their own
-		branch("s.status = ANY(" + arg(statuses) + "::text[])")
+		branch(statusNow + " = ANY(" + arg(statuses) + "::text[])")
 	} else {
 		for _, status := range statuses {
-			branch("s.status = " + arg(status))
+			switch saga.Status(status) {
+			case saga.Committed: // and those of the batches that are under way, which are few
+				branch("s.id = ANY(ARRAY(SELECT unnest(ids) FROM capsaga.batch WHERE finished_at IS NULL)) AND s.status = 'completed' AND " + underWay)
+				branch("s.status = " + arg(status))
+			case saga.Completed:
+				branch("s.status = " + arg(status) + " AND NOT " + underWay)
+			default:
+				branch("s.status = " + arg(status))
+			}
 		}
 	}
 	return fmt.Sprintf(`WITH page AS (SELECT id FROM (%s) p %s)
-		SELECT s.id, s.workflow_id, s.run_id, s.status, s.blocked_on,
+		SELECT s.id, s.workflow_id, s.run_id, %s, s.blocked_on,
 		       coalesce(s.error, s.outcome->'error', CASE WHEN s.version IS NULL THEN s.result END)::text,
-		       coalesce(s.entities, %s), s.version, s.created_at, s.finished_at,
+		       coalesce(s.entities, %s), s.version, s.created_at, CASE WHEN NOT %s THEN s.finished_at END,
 		       s.stream_row IS NOT NULL AND s.run_id = ''
 		FROM page JOIN capsaga.saga s USING (id) ORDER BY s.created_at %s, s.id %s`,
-		strings.Join(branches, " UNION ALL "), end, entitiesOfWrite, order, order), args
+		strings.Join(branches, " UNION ALL "), end, statusNow, entitiesOfWrite, underWay, order, order), args
 }
 
 func (f ListFilter) conditions(arg func(any) string, past string) []string {

@@ -11,8 +11,11 @@ import (
 func (db *DB) Prune(ctx context.Context, olderThan time.Duration, limit int) (int, error) {
 	tag, err := db.pool.Exec(ctx, `
 		DELETE FROM capsaga.saga WHERE ctid = ANY(ARRAY(
-		    SELECT ctid FROM capsaga.saga
-		    WHERE finished_at < clock_timestamp() - make_interval(secs => $1)
+		    SELECT ctid FROM capsaga.saga s
+		    WHERE finished_at < clock_timestamp() - make_interval(secs => $1) AND NOT `+underWay+`
 		    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))`, olderThan.Seconds(), limit)
+	if err == nil {
+		_, err = db.pool.Exec(ctx, "DELETE FROM capsaga.batch WHERE finished_at < clock_timestamp() - make_interval(secs => $1)", olderThan.Seconds())
+	}
 	return int(tag.RowsAffected()), classify("prune the ledger", err)
 }

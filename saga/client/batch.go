@@ -245,13 +245,14 @@ func (f *flight) there(ctx context.Context, options sdkclient.StartWorkflowOptio
 
 // tellCommitted answers those who wait for no more than the commit.
 func (f *flight) tellCommitted(out *saga.BatchOutcome) {
+	split := splitOf(out)
 	for i, it := range f.items {
-		switch {
-		case i >= len(out.Outcomes):
-		case slices.Contains(out.Split, i):
+		if split[i] {
 			f.follow(it)
-		case it.level.reached(&out.Outcomes[i]):
-			it.tell(settledInBatch(out, i, it))
+			continue
+		}
+		if o := out.Outcome(i, it.write.SagaID, it.digest); it.level.reached(&o) {
+			it.tell(answered(o, it.digest))
 		}
 	}
 }
@@ -262,31 +263,26 @@ func (f *flight) land(ctx context.Context, out *saga.BatchOutcome, err error) {
 		f.fail(ctx, err)
 		return
 	}
-	split := map[int]bool{}
-	for _, i := range out.Split {
-		split[i] = true
-	}
+	split := splitOf(out)
 	for i, it := range f.items {
-		switch {
-		case it.told:
-		case split[i] || i >= len(out.Outcomes):
-			f.follow(it)
-		default:
-			it.tell(settledInBatch(out, i, it))
+		if it.told {
+			continue
 		}
+		o := out.Outcome(i, it.write.SagaID, it.digest)
+		if split[i] || o.Status == saga.Pending {
+			f.follow(it)
+			continue
+		}
+		it.tell(answered(o, it.digest))
 	}
 }
 
-// settledInBatch completes the outcome by what the batch tells once for all.
-func settledInBatch(out *saga.BatchOutcome, i int, it *item) Result {
-	o := out.Outcomes[i]
-	if o.Content == "" && (o.Error == nil || o.Error.Code != saga.CodeSagaIDReused) {
-		o.Content = it.digest
+func splitOf(out *saga.BatchOutcome) map[int]bool {
+	split := make(map[int]bool, len(out.Split))
+	for _, i := range out.Split {
+		split[i] = true
 	}
-	if o.Steps == nil && o.Version != 0 {
-		o.Steps = out.Steps
-	}
-	return answered(o, it.digest)
+	return split
 }
 
 func answered(o saga.Outcome, digest string) Result {
