@@ -33,7 +33,22 @@ func (r *reader) temporal() client.Options {
 	if !strings.Contains(options.HostPort, "://") && !isHostPort(options.HostPort) {
 		r.refuse(TemporalAddress, "%q: want host:port", options.HostPort)
 	}
+	// Where no network is, compression only costs: a fifteenth of a saga's computing.
+	if _, _, here := onThisMachine(options.HostPort); here {
+		options.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{}
+	}
 	return options
+}
+
+// onThisMachine splits a loopback address.
+func onThisMachine(address string) (host string, port int, ok bool) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, false
+	}
+	ip := net.ParseIP(host)
+	port, err = strconv.Atoi(text)
+	return host, port, err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // temporalReason leaves out what a parser quotes of the file: it may be an API
@@ -53,18 +68,13 @@ func (r *reader) temporalUI(address string) string {
 	if base := r.httpURL(TemporalUIURL, ""); base != "" {
 		return base
 	}
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return ""
-	}
-	ip := net.ParseIP(host)
-	n, err := strconv.Atoi(port)
-	if err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	host, port, ok := onThisMachine(address)
+	if !ok {
 		return ""
 	}
 	distance := 1
-	if n == 7233 {
+	if port == 7233 {
 		distance = 1000
 	}
-	return "http://" + net.JoinHostPort(host, strconv.Itoa(n+distance))
+	return "http://" + net.JoinHostPort(host, strconv.Itoa(port+distance))
 }

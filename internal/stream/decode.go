@@ -133,9 +133,12 @@ func newRelation(m *pglogrepl.RelationMessage) *Relation {
 func (tx *Transaction) takeMessage(m *pglogrepl.LogicalDecodingMessage) error {
 	switch m.Prefix {
 	case saga.MessageBegin:
-		begin := &saga.BeginMessage{}
-		if err := decodeMessage(m, begin); err != nil {
-			return err
+		begin := plainBegin(m.Content)
+		if begin == nil {
+			begin = &saga.BeginMessage{}
+			if err := decodeMessage(m, begin); err != nil {
+				return err
+			}
 		}
 		tx.Saga = begin
 	case saga.MessageEnd:
@@ -146,6 +149,17 @@ func (tx *Transaction) takeMessage(m *pglogrepl.LogicalDecodingMessage) error {
 		tx.End, tx.EndLSN = end, saga.LSN(m.LSN)
 	}
 	return nil // another program's, or of a later version of this one
+}
+
+// plainBegin reads a message that holds nothing but a saga's id as it stands. A
+// batch has one for each row, so that it is worth a way of its own.
+func plainBegin(content []byte) *saga.BeginMessage {
+	id, found := bytes.CutPrefix(content, []byte(`{"saga_id":"`))
+	id, ends := bytes.CutSuffix(id, []byte(`"}`))
+	if !found || !ends || bytes.ContainsAny(id, `\"`) {
+		return nil
+	}
+	return &saga.BeginMessage{SagaID: string(id)}
 }
 
 func decodeMessage(m *pglogrepl.LogicalDecodingMessage, into any) error {
