@@ -297,9 +297,11 @@ func (m *Mutation) validateFields() error {
 		return fmt.Errorf("add is missing or empty")
 	}
 	var both []string
-	for column := range m.Add {
-		if _, set := m.Set[column]; set {
-			both = append(both, column)
+	if len(m.Set) > 0 && len(m.Add) > 0 {
+		for _, column := range sortedNames(m.Add) {
+			if _, both := m.Set[column]; both {
+				return fmt.Errorf("column %q is in both set and add", column)
+			}
 		}
 	}
 	if len(both) > 0 {

@@ -70,8 +70,10 @@ func newBatch(input json.RawMessage, request *saga.Batch) *batch {
 	}
 	var errs map[int]error
 	b.writes, errs = activities.ParseWrites(request)
-	for i, err := range errs { //workflowcheck:ignore the order does not matter
-		b.refused[i] = malformed(request.Writes[i], err)
+	for i, data := range request.Writes {
+		if err := errs[i]; err != nil {
+			b.refused[i] = malformed(data, err)
+		}
 	}
 	return b
 }
@@ -347,10 +349,11 @@ func (b *batch) splitOff(ctx workflow.Context) {
 func (b *batch) startAlone(ctx workflow.Context, i int) workflow.ChildWorkflowFuture {
 	w := b.writes[i]
 	memo := map[string]any{saga.MemoBegan: b.began}
-	for name, value := range map[string]string{saga.HeaderTraceParent: w.TraceParent, saga.HeaderTraceState: w.TraceState} {
-		if value != "" {
-			memo[name] = value
-		}
+	if w.TraceParent != "" {
+		memo[saga.HeaderTraceParent] = w.TraceParent
+	}
+	if w.TraceState != "" {
+		memo[saga.HeaderTraceState] = w.TraceState
 	}
 	options := workflow.ChildWorkflowOptions{
 		WorkflowID:            saga.WorkflowID(w.Write.SagaID),

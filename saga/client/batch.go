@@ -59,7 +59,7 @@ func (c *Client) WriteBatch(ctx context.Context, writes []saga.Write, level Leve
 
 // item is one write on its way in a batch.
 type item struct {
-	ctx     context.Context // of its caller, for what is done for it alone
+	ctx     context.Context //nolint:containedctx // its caller's, for what is done for it alone
 	write   *saga.Write
 	encoded json.RawMessage
 	digest  string
