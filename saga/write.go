@@ -296,16 +296,12 @@ func (m *Mutation) validateFields() error {
 	case m.Op == Add && len(m.Add) == 0:
 		return fmt.Errorf("add is missing or empty")
 	}
-	var both []string
 	if len(m.Set) > 0 && len(m.Add) > 0 {
 		for _, column := range sortedNames(m.Add) {
 			if _, both := m.Set[column]; both {
 				return fmt.Errorf("column %q is in both set and add", column)
 			}
 		}
-	}
-	if len(both) > 0 {
-		return fmt.Errorf("column %q is in both set and add", slices.Min(both))
 	}
 	return nil
 }
