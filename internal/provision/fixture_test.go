@@ -212,7 +212,7 @@ const shopState = `espub all=f t public.products
 kafkapub all=t t ` + `
 redispub all=f t odd "schema".tab; le,public.products,public.users
 _espub pgoutput,_kafkapub pgoutput,_redispub pgoutput
-backfill,change,conflict,entity,epoch,migration,saga,stream,topic,waiver
+backfill,batch,change,conflict,entity,epoch,migration,saga,stream,topic,waiver
 odd_x20_x22schema_x22.tab_x3B_x20le partitions=1 compact
 parked partitions=1 delete -1
 public.other partitions=1 compact
