@@ -118,6 +118,7 @@ func TestWrongCommandLines(t *testing.T) {
 		"bench --only z":                 "no such contestant",
 		"bench --repetitions -1":         "from 1 to 100",
 		"bench --duration -1s":           "above zero",
+		"bench --settle -1s":             "above zero",
 		"bench now":                      "unknown command",
 		"serve":                          "not there yet",
 	} {

@@ -32,9 +32,13 @@ that are running. The contestants take turns, several times; medians are shown,
 and figures count only when every row was read back from all systems.
 
 ` + bench.Contestants() + `
-All is done in a database, a Temporal namespace and a prefix of its own, which are
-removed in the end; nothing of yours is touched. The PostgreSQL user needs the
-right to create databases. A whole run takes some minutes.`,
+Before each turn the bench waits until the machine is at rest; how long a run takes
+depends on that: about ten minutes, and more where something else is at work.
+
+All is done in a database and a prefix of its own, which are removed in the end;
+nothing of yours is touched. The PostgreSQL user needs the right to create
+databases. In Temporal all runs share the namespace capsaga-bench, which is made
+where it is missing and stays; its workflows go by themselves after a day.`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.Check(); err != nil {
@@ -47,9 +51,10 @@ right to create databases. A whole run takes some minutes.`,
 	flags.IntVar(&f.Repetitions, "repetitions", bench.DefaultRepetitions, "`number` of turns of each contestant that count")
 	flags.DurationVar(&f.Duration, "duration", bench.DefaultDuration, "how long one turn takes")
 	flags.StringSliceVar(&f.Only, "only", nil, "letters or names of `contestants`, comma-separated; default all")
+	flags.DurationVar(&f.Settle, "settle", bench.DefaultSettle, "how long to wait for the machine to be at rest before a turn, at most")
 	flags.IntVar(&f.Rows, "rows", bench.DefaultRows, "`number` of rows that end a turn before its time")
-	flags.IntVar(&f.RowBytes, "row-bytes", bench.DefaultRowBytes, "`size` of a row, about")
-	flags.IntVar(&f.Batch, "batch", bench.DefaultBatch, "`number` of rows of a batch")
+	flags.IntVar(&f.RowBytes, "row-bytes", bench.DefaultRowBytes, "`size` of a row, about; a turn has fewer of large ones")
+	flags.IntVar(&f.Batch, "batch", bench.DefaultBatch, "`number` of rows of a batch, as far as one workflow takes their bytes")
 	flags.StringVar(&f.svg, "svg", "", "draw the result into this `file`")
 	flags.StringVar(&f.json, "json", "", "write the result as JSON into this `file`, too")
 	cmd.AddCommand(a.benchWorkerCommand())
