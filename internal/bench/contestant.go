@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/capsaga/capsaga/saga"
 	"github.com/capsaga/capsaga/saga/client"
 )
 
@@ -108,7 +107,7 @@ func batchWriter(s *stage) (writer, error) {
 
 // batching returns a client that splits a batch only where a workflow takes no more.
 func (e *embedded) batching() (*client.Client, error) {
-	return e.worker.NewClient(client.Options{Group: client.Group{MaxWrites: saga.MaxBatchWrites, MaxBytes: saga.MaxBatchBytes}})
+	return e.worker.NewClient(client.Options{Group: wholeBatches})
 }
 
 // single returns a client that starts a workflow for each saga.

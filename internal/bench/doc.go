@@ -9,6 +9,11 @@
 // systems and compared with what was written: a figure counts only for rows that
 // arrived, else the run fails.
 //
+// RunScale measures batch sagas alone, along one line after the other: workers, rows
+// of a batch, size of a row, and size of the table that is written to. What has been
+// said of turns, medians and verification holds there, too; the rows by which the
+// table grows are only counted.
+//
 // Before each turn the machine is left to settle, so that no turn pays for what the
 // one before it left to be done: merges, checkpoints, flushes. A result tells of the
 // turns before which that took too long.
@@ -18,7 +23,6 @@
 // killed outright leaves its instance behind; everything in it has a name that begins
 // with "bench". Its workflows are in the Temporal namespace capsaga-bench, which all
 // runs share and none removes; Temporal drops them one by one, a day after their end.
-// It does not tune the systems and says
-// nothing of a cluster: on one machine the contestants share the cores with the
-// servers.
+// It does not tune the systems and says nothing of a cluster: on one machine the
+// contestants share the cores with the servers.
 package bench

@@ -37,7 +37,8 @@ type Options struct {
 // Progress is how far a run is.
 type Progress struct {
 	Doing       string
-	Repetition  int // 0: nothing counts yet
+	Part        string // of a scaling run
+	Repetition  int    // 0: nothing counts yet
 	Repetitions int
 	Done, Total int // turns
 }
