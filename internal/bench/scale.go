@@ -170,7 +170,7 @@ func (s *scaling) along(values []int, turn func(value int) (scaleSample, error))
 			if s.repetition%2 == 1 {
 				at = len(values) - 1 - at
 			}
-			s.tell(count(float64(values[at])) + " " + s.part.unit)
+			s.tell(thousands(int64(values[at])) + " " + s.part.unit)
 			sample, err := turn(values[at])
 			if err != nil {
 				return nil, fmt.Errorf("%d %s: %w", values[at], s.part.unit, err)

@@ -7,9 +7,7 @@ import (
 	"strings"
 	"time"
 
-	enumspb "go.temporal.io/api/enums/v1"
-	taskqueuepb "go.temporal.io/api/taskqueue/v1"
-	"go.temporal.io/api/workflowservice/v1"
+	sdkclient "go.temporal.io/sdk/client"
 
 	"github.com/capsaga/capsaga/saga/client"
 )
@@ -65,12 +63,19 @@ func (f *fleet) polling(ctx context.Context) error {
 	defer cancel()
 	queue := f.instance.config.Prefix.TaskQueue()
 	for {
-		described, err := f.instance.temporal.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{
-			Namespace: namespace, TaskQueue: &taskqueuepb.TaskQueue{Name: queue}, TaskQueueType: enumspb.TASK_QUEUE_TYPE_WORKFLOW,
+		// The plain form tells of one partition of the queue alone, where a worker may
+		// have no poller.
+		//nolint:staticcheck // what is to replace it does not tell of workers without a version
+		described, err := f.instance.temporal.DescribeTaskQueueEnhanced(ctx, sdkclient.DescribeTaskQueueEnhancedOptions{
+			TaskQueue: queue, TaskQueueTypes: []sdkclient.TaskQueueType{sdkclient.TaskQueueTypeWorkflow}, ReportPollers: true,
 		})
+		var pollers []sdkclient.TaskQueuePollerInfo
+		for _, version := range described.VersionsInfo { //nolint:staticcheck // as above
+			pollers = append(pollers, version.TypesInfo[sdkclient.TaskQueueTypeWorkflow].Pollers...)
+		}
 		missing := 0
 		for _, pid := range f.pids() {
-			if !polls(described.GetPollers(), pid) {
+			if !polls(pollers, pid) {
 				missing++
 			}
 		}
@@ -84,9 +89,9 @@ func (f *fleet) polling(ctx context.Context) error {
 }
 
 // polls looks for a process among the pollers, whose identities begin with its id.
-func polls(pollers []*taskqueuepb.PollerInfo, pid int) bool {
+func polls(pollers []sdkclient.TaskQueuePollerInfo, pid int) bool {
 	for _, poller := range pollers {
-		if strings.HasPrefix(poller.GetIdentity(), fmt.Sprintf("%d@", pid)) {
+		if strings.HasPrefix(poller.Identity, fmt.Sprintf("%d@", pid)) {
 			return true
 		}
 	}
