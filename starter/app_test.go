@@ -118,7 +118,11 @@ func TestWrongCommandLines(t *testing.T) {
 		"bench --only z":                 "no such contestant",
 		"bench --repetitions -1":         "from 1 to 100",
 		"bench --duration -1s":           "above zero",
+		"bench --settle -1s":             "above zero",
 		"bench now":                      "unknown command",
+		"bench scale --only z":           "no such part",
+		"bench scale --tables 10,1":      "sizes that grow",
+		"bench scale --workers 0":        "from 1 to 32",
 		"serve":                          "not there yet",
 	} {
 		t.Run(line, func(t *testing.T) {

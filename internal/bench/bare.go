@@ -12,6 +12,8 @@ import (
 	"go.temporal.io/sdk/temporal"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+
+	"github.com/capsaga/capsaga/saga"
 )
 
 // bare is the floor of the engine: a workflow with as many local activities as a
@@ -21,6 +23,7 @@ type bare struct {
 	temporal sdkclient.Client
 	worker   sdkworker.Worker
 	queue    string
+	prefix   saga.Prefix // in the ids: the namespace has those of other runs, too
 
 	mu      sync.Mutex
 	waiters map[string]bareWaiter
@@ -37,8 +40,10 @@ const (
 	bareSinks    = 3
 )
 
+func bareQueue(p saga.Prefix) string { return p.TaskQueue() + "-bare" }
+
 func startBare(i *instance) (*bare, error) {
-	b := &bare{queue: i.config.Prefix.TaskQueue() + "-bare", waiters: map[string]bareWaiter{}}
+	b := &bare{queue: bareQueue(i.config.Prefix), prefix: i.config.Prefix, waiters: map[string]bareWaiter{}}
 	var err error
 	if b.temporal, err = sdkclient.NewLazyClient(i.config.Temporal); err != nil {
 		return nil, err
@@ -109,7 +114,7 @@ const bareTimeout = 30 * time.Second
 func (b *bare) write(ctx context.Context, w work) (s sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
-	id := "bare/" + w.rows[0].key()
+	id := "bare/" + sagaOf(b.prefix, w.rows[0].ID)
 	waiter := bareWaiter{make(chan time.Time, 1), make(chan time.Time, 1)}
 	b.mu.Lock()
 	b.waiters[id] = waiter

@@ -98,7 +98,16 @@ func singleWriter(s *stage) (writer, error) {
 func groupWriter(s *stage) (writer, error) { return s.embedded.write(s.embedded.grouped()), nil }
 
 func batchWriter(s *stage) (writer, error) {
-	return s.embedded.writeBatch(s.embedded.worker.Client()), nil
+	c, err := s.embedded.batching()
+	if err != nil {
+		return nil, err
+	}
+	return s.embedded.writeBatch(c), nil
+}
+
+// batching returns a client that splits a batch only where a workflow takes no more.
+func (e *embedded) batching() (*client.Client, error) {
+	return e.worker.NewClient(client.Options{Group: wholeBatches})
 }
 
 // single returns a client that starts a workflow for each saga.

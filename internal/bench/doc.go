@@ -9,10 +9,20 @@
 // systems and compared with what was written: a figure counts only for rows that
 // arrived, else the run fails.
 //
-// It works in an instance of its own (a database, a Temporal namespace and a prefix
-// that nobody else has), and removes it in the end, also after an error or an
-// interrupt. A run that is killed outright leaves its instance behind; everything
-// in it has a name that begins with "bench". It does not tune the systems and says
-// nothing of a cluster: on one machine the contestants share the cores with the
-// servers.
+// RunScale measures batch sagas alone, along one line after the other: workers, rows
+// of a batch, size of a row, and size of the table that is written to. What has been
+// said of turns, medians and verification holds there, too; the rows by which the
+// table grows are only counted.
+//
+// Before each turn the machine is left to settle, so that no turn pays for what the
+// one before it left to be done: merges, checkpoints, flushes. A result tells of the
+// turns before which that took too long.
+//
+// It works in an instance of its own (a database and a prefix that nobody else has),
+// and removes it in the end, also after an error or an interrupt. A run that is
+// killed outright leaves its instance behind; everything in it has a name that begins
+// with "bench". Its workflows are in the Temporal namespace capsaga-bench, which all
+// runs share and none removes; Temporal drops them one by one, a day after their end.
+// It does not tune the systems and says nothing of a cluster: on one machine the
+// contestants share the cores with the servers.
 package bench

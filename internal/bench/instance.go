@@ -40,7 +40,7 @@ type places struct {
 
 // instance is what the bench has of the systems for itself.
 type instance struct {
-	config   config.Config // with the instance's own database, namespace, prefix and catalog
+	config   config.Config // with the bench's namespace, and a database, a prefix and a catalog of its own
 	outer    string        // the address of the user's database
 	database string
 	folder   string // of the catalog's file
@@ -59,7 +59,7 @@ func newInstance(ctx context.Context, c config.Config) (*instance, error) {
 	name := "bench" + hex.EncodeToString(random[:])
 	i := &instance{config: c, outer: c.PostgresURL, database: name}
 	i.config.Prefix = saga.Prefix(name)
-	i.config.Temporal.Namespace = name
+	i.config.Temporal.Namespace = namespace
 	i.config.Temporal.Logger = sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))
 	i.config.Deployment = config.Deployment{Name: name}
 	for _, step := range []func(context.Context) error{i.makeDatabase, i.makeNamespace, i.connect, i.makeTables, i.apply, i.makePlain} {
@@ -108,8 +108,15 @@ func (i *instance) outside(ctx context.Context, sql string, args ...any) error {
 	return err
 }
 
-// retention is the shortest that every Temporal takes.
-const retention = 24 * time.Hour
+// namespace is that of all runs, which stays. A namespace of a run's own would have
+// to be deleted, workflow by workflow, and Temporal would be at that for minutes, to
+// the cost of whatever is measured next. Here workflows go by themselves when their
+// retention, the shortest that every Temporal takes, is over. Runs are apart by their
+// task queues and by the prefix, which is in all workflow ids.
+const (
+	namespace = "capsaga-bench"
+	retention = 24 * time.Hour
+)
 
 func (i *instance) makeNamespace(ctx context.Context) (err error) {
 	if i.temporal, err = sdkclient.NewLazyClient(i.config.Temporal); err != nil {
@@ -117,13 +124,19 @@ func (i *instance) makeNamespace(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	_, err = i.temporal.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
-		Namespace: i.config.Temporal.Namespace, WorkflowExecutionRetentionPeriod: durationpb.New(retention),
-		Description: "made by capsaga bench, which removes it",
+	service := i.temporal.WorkflowService()
+	// To look for it first would have Temporal remember for a while that it is missing.
+	_, err = service.RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
+		Namespace: namespace, WorkflowExecutionRetentionPeriod: durationpb.New(retention),
+		Description: "of all runs of capsaga bench, which leaves it for the next one",
 	})
-	var exists *serviceerror.NamespaceAlreadyExists // a repeated request
-	if err != nil && !errors.As(err, &exists) {
-		return fmt.Errorf("make a namespace for the bench at temporal %s: %w", i.config.Temporal.HostPort, err)
+	var exists *serviceerror.NamespaceAlreadyExists
+	if err == nil || errors.As(err, &exists) {
+		return nil
+	}
+	// Who may not make namespaces may have been given this one.
+	if _, missing := service.DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace}); missing != nil {
+		return fmt.Errorf("make namespace "+namespace+" for the bench at temporal %s: %w", i.config.Temporal.HostPort, err)
 	}
 	return nil
 }

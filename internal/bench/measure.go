@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -26,8 +28,9 @@ type writer func(ctx context.Context, w work) (sample, error)
 type load struct {
 	callers, batch int
 	duration       time.Duration
-	others         []int // processes that work for it
-	worker         int   // the process whose memory counts
+	settle         time.Duration // the longest wait for rest before it
+	others         []int         // processes that work for it
+	worker         int           // the process whose memory counts
 }
 
 // measured is what came of it.
@@ -37,14 +40,40 @@ type measured struct {
 	committed, visible []time.Duration // of the calls
 	usage              usage
 	memory             float64 // MB
+	unsettled          bool    // the machine was not at rest when it began
 }
 
 // source hands out the rows of a measurement in the order of their ids.
 type source interface {
 	// next returns the next n rows; fewer, or none, where there are no more.
 	next(n int) (work, error)
-	// end is the id after the last one that was handed out.
+	// end is the id that would be next.
 	end() int64
+}
+
+// measureVerified waits for rest, measures, and reads back what was written, unless
+// the verification has no places: then there is nothing to read.
+func measureVerified(ctx context.Context, l load, from source, write writer, v *verification) (m measured, err error) {
+	rows := v.places != places{}
+	if rows {
+		if err := v.mark(ctx); err != nil {
+			return m, fmt.Errorf("kafka: %w", err)
+		}
+	}
+	settled, err := settle(ctx, l.settle)
+	if err != nil {
+		return m, err
+	}
+	m, err = measure(ctx, l, from, write)
+	m.unsettled = !settled
+	v.last = from.end()
+	if err == nil && m.rows == 0 {
+		err = errors.New("nothing was written in the time of the measurement: give --duration more")
+	}
+	if err == nil && rows {
+		err = v.verify(ctx)
+	}
+	return m, err
 }
 
 // measure lets the callers write until the time is over or the rows are all

@@ -1,10 +1,13 @@
 package bench
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/capsaga/capsaga/saga"
 )
 
 func TestOptions(t *testing.T) {
@@ -18,6 +21,7 @@ func TestOptions(t *testing.T) {
 		"--row-bytes 10":   {RowBytes: 10},
 		"--rows 2000000":   {Rows: 2_000_000},
 		"--duration -1s":   {Duration: -1_000_000_000},
+		"--settle -1s":     {Settle: -1_000_000_000},
 		"--only z":         {Only: []string{"a", "z"}},
 	} {
 		require.ErrorContains(t, o.Check(), want)
@@ -31,6 +35,18 @@ func TestOptions(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{naive1, naive32, bare32}, names)
+}
+
+func TestLargeRowsMakeSmallBatches(t *testing.T) {
+	for size, want := range map[int]int{100: 1000, 1000: 1000, 10_000: 148, 100_000: 14, maxRowBytes: 7} {
+		rows := batchRows(saga.MaxBatchWrites, size)
+		assert.Equal(t, want, rows, size)
+		encoded, err := json.Marshal(newRow(99_999_999, size).write("bench01234567"))
+		require.NoError(t, err)
+		assert.LessOrEqual(t, rows*len(encoded), saga.MaxBatchBytes, "%d rows of %d bytes", rows, size)
+	}
+	assert.Equal(t, DefaultRows, turnRows(DefaultRows, DefaultRowBytes))
+	assert.Equal(t, 2681, turnRows(DefaultRows, 100_000))
 }
 
 func TestInDatabase(t *testing.T) {
@@ -57,7 +73,7 @@ func TestRowsFollowFromTheirIDs(t *testing.T) {
 }
 
 func TestTally(t *testing.T) {
-	v := &verification{first: 10, last: 13, size: 100}
+	v := &verification{rowRange: rowRange{first: 10, last: 13, step: 1, bytes: 100}}
 	for want, rows := range map[string][]row{
 		"1 of 3 rows are missing, the first is 11": {newRow(10, 100), newRow(12, 100)},
 		"row 13 was not written":                   {newRow(10, 100), newRow(13, 100)},
@@ -77,9 +93,10 @@ func TestTally(t *testing.T) {
 }
 
 func TestSourcesHandOutAllRowsOnce(t *testing.T) {
-	inFile, err := newFile("bench", 5, 12, 100)
+	rows := rowRange{first: 5, last: 12, step: 1, bytes: 100}
+	inFile, err := newFile("bench", rows)
 	require.NoError(t, err)
-	for _, s := range []source{&counter{at: 5, last: 12, bytes: 100}, inFile} {
+	for _, s := range []source{&counter{rowRange: rows}, inFile} {
 		var sizes []int
 		for {
 			w, err := s.next(3)

@@ -8,15 +8,13 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"go.temporal.io/api/operatorservice/v1"
 )
 
 // removeTimeout bounds the removal, which is done also after an interrupt.
 const removeTimeout = time.Minute
 
 // remove takes away all that the instance has, and goes on where one system fails.
-// No worker of the instance may run any more.
+// Only the workflows stay, ended, for a day: see namespace. No worker of the instance may run any more.
 func (i *instance) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
@@ -33,7 +31,7 @@ func (i *instance) remove(ctx context.Context) error {
 		i.systems.close()
 	}
 	note("database "+i.database, i.removeDatabase(ctx))
-	note("namespace "+i.database, i.removeNamespace(ctx))
+	note("workflows", i.endWorkflows(ctx))
 	if i.folder != "" {
 		note("catalog", os.RemoveAll(i.folder))
 	}
@@ -131,17 +129,6 @@ func (i *instance) removeDatabase(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// removeNamespace asks Temporal to delete the namespace, which it goes on with in
-// the background.
-func (i *instance) removeNamespace(ctx context.Context) error {
-	if i.temporal == nil {
-		return nil
-	}
-	defer i.temporal.Close()
-	_, err := i.temporal.OperatorService().DeleteNamespace(ctx, &operatorservice.DeleteNamespaceRequest{Namespace: i.config.Temporal.Namespace})
-	return err
 }
 
 // pause waits, and returns false when the context ends before.

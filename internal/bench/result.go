@@ -18,6 +18,7 @@ type Result struct {
 type Settings struct {
 	Repetitions int    `json:"repetitions"`
 	Duration    string `json:"duration"`
+	Settle      string `json:"settle"` // the longest wait for rest before a turn
 	Rows        int    `json:"rows"`
 	RowBytes    int    `json:"row_bytes"`
 	Batch       int    `json:"batch"`
@@ -43,12 +44,15 @@ type Figures struct {
 	ProcessCPU float64 `json:"process_cpu_seconds_per_1000"`
 	MachineCPU float64 `json:"machine_cpu_seconds_per_1000"`
 	MemoryMB   float64 `json:"peak_memory_mb"` // of the worker's process
+	// Unsettled is how many repetitions began although the machine had not come to
+	// rest.
+	Unsettled int `json:"unsettled_repetitions"`
 }
 
 func newResult(o *Options, all []contestant, samples map[string][]measured, machine Machine, began time.Time) *Result {
 	r := &Result{
 		Started: began.UTC().Truncate(time.Second), Took: time.Since(began).Round(time.Second).String(), Machine: machine,
-		Settings: Settings{o.Repetitions, o.Duration.String(), o.Rows, o.RowBytes, o.Batch},
+		Settings: Settings{o.Repetitions, o.Duration.String(), o.Settle.String(), o.Rows, o.RowBytes, o.Batch},
 	}
 	for _, c := range all {
 		r.Contestants = append(r.Contestants, figuresOf(o, c, samples[c.name]))
@@ -60,7 +64,7 @@ func newResult(o *Options, all []contestant, samples map[string][]measured, mach
 func figuresOf(o *Options, c contestant, samples []measured) Figures {
 	f := Figures{Letter: c.letter, Name: c.name, Title: c.title, Callers: c.callers, Batch: 1}
 	if c.batched {
-		f.Batch = o.Batch
+		f.Batch = batchRows(o.Batch, o.RowBytes)
 	}
 	var committed, visible []*Latency
 	var process, machine, memory []float64
@@ -71,6 +75,9 @@ func figuresOf(o *Options, c contestant, samples []measured) Figures {
 		process = append(process, m.usage.processes.Seconds()*1000/float64(m.rows))
 		machine = append(machine, m.usage.machine.Seconds()*1000/float64(m.rows))
 		memory = append(memory, m.memory)
+		if m.unsettled {
+			f.Unsettled++
+		}
 	}
 	f.WritesPerSecond = median(f.Repetitions)
 	f.Committed, f.Visible = middle(committed), middle(visible)

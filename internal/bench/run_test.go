@@ -48,7 +48,7 @@ func tiny(t *testing.T) (stacktest.Stack, Options) {
 	require.NoError(t, err)
 	return stack, Options{
 		Systems: systems, Environ: environ,
-		Repetitions: 1, Duration: 300 * time.Millisecond, Rows: 1000, Batch: 50,
+		Repetitions: 1, Duration: 300 * time.Millisecond, Settle: time.Millisecond, Rows: 1000, Batch: 50,
 	}
 }
 

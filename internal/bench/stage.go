@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 )
 
@@ -55,9 +54,9 @@ func (s *stage) close() error {
 
 // load says how a contestant is driven here.
 func (s *stage) load(c contestant, o *Options) load {
-	l := load{callers: c.callers, batch: 1, duration: o.Duration, worker: self()}
+	l := load{callers: c.callers, batch: 1, duration: o.Duration, settle: o.Settle, worker: self()}
 	if c.batched {
-		l.batch = o.Batch
+		l.batch = batchRows(o.Batch, o.RowBytes)
 	}
 	if s.remote != nil {
 		l.worker, l.others = s.remote.pid(), []int{s.remote.pid()}
@@ -72,29 +71,22 @@ func (s *stage) turn(ctx context.Context, c contestant, l load, o *Options, firs
 	if err != nil {
 		return m, first, err
 	}
-	last := first + int64(o.Rows)
-	var from source = &counter{at: first, last: last, bytes: o.RowBytes}
+	rows := rowRange{first: first, last: first + int64(turnRows(o.Rows, o.RowBytes)), step: 1, bytes: o.RowBytes}
+	var from source = &counter{rowRange: rows}
 	if c.file {
-		if from, err = newFile(s.instance.config.Prefix, first, last, o.RowBytes); err != nil {
+		if from, err = newFile(s.instance.config.Prefix, rows); err != nil {
 			return m, first, err
 		}
 	}
-	v := &verification{systems: s.instance.systems, places: s.instance.sagas, first: first, size: o.RowBytes}
+	v := &verification{systems: s.instance.systems, places: s.instance.sagas, rowRange: rows}
 	if s.place == alone {
 		v.places = s.instance.plain
 	}
-	if err := v.mark(ctx); err != nil {
-		return m, first, fmt.Errorf("kafka: %w", err)
+	if c.noRows {
+		v.places = places{}
 	}
-	m, err = measure(ctx, l, from, write)
-	v.last = from.end()
-	if err == nil && m.rows == 0 {
-		err = errors.New("nothing was written in the time of the measurement: give --duration more")
-	}
-	if err == nil && !c.noRows {
-		err = v.verify(ctx)
-	}
-	return m, v.last, err
+	m, err = measureVerified(ctx, l, from, write, v)
+	return m, from.end(), err
 }
 
 // places are the stages that the contestants need, in the order of their turns.

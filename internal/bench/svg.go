@@ -58,8 +58,8 @@ func (p *plot) label(x, y int, class, text string) {
 	fmt.Fprintf(&p.text, `<text x="%d" y="%d" class="%s">%s</text>`+"\n", x, y, class, html.EscapeString(text))
 }
 
-func (p *plot) bar(y int, from, to float64, class string) {
-	fmt.Fprintf(&p.text, `<rect x="%.1f" y="%d" width="%.1f" height="%d" rx="2" class="%s"/>`+"\n", from, y, max(to-from, 1), barHeight, class)
+func (p *plot) bar(y int, to float64, class string) {
+	fmt.Fprintf(&p.text, `<rect x="%d" y="%d" width="%.1f" height="%d" rx="2" class="%s"/>`+"\n", labelWidth, y, max(to-labelWidth, 1), barHeight, class)
 }
 
 // class tells sagas from what they are compared with.
@@ -83,7 +83,7 @@ func (p *plot) rates(top int, all []Figures) {
 		y := top + headHeight + i*rowHeight
 		p.label(0, y+12, "", f.Title)
 		end := scale.x(f.WritesPerSecond)
-		p.bar(y, labelWidth, end, class(f))
+		p.bar(y, end, class(f))
 		p.label(int(end)+8, y+12, "", count(f.WritesPerSecond))
 	}
 }
@@ -110,14 +110,14 @@ func (p *plot) latencies(top int, all []Figures) {
 func (p *plot) latency(y int, f Figures, scale scale) {
 	text, right := []string{}, float64(labelWidth)
 	if l := f.Visible; l != nil {
-		p.bar(y, labelWidth, scale.x(l.P50), class(f))
+		p.bar(y, scale.x(l.P50), class(f))
 		from, to := scale.x(l.P50), scale.x(l.P99)
 		middle := y + barHeight/2
 		fmt.Fprintf(&p.text, `<path d="M%.1f %dH%.1fM%.1f %dv8" class="tail"/>`+"\n", from, middle, to, to, middle-4)
 		right = max(right, to)
 	}
 	if l := f.Committed; l != nil {
-		p.bar(y, labelWidth, scale.x(l.P50), "committed")
+		p.bar(y, scale.x(l.P50), "committed")
 		text, right = append(text, count(l.P50)), max(right, scale.x(l.P50))
 	}
 	if l := f.Visible; l != nil {

@@ -26,7 +26,8 @@ func (r *Result) WriteTable(out io.Writer) error {
 	}
 	grid(&text, figures, true)
 	fmt.Fprintf(&text, "\nLatencies are in milliseconds, and those of batches are of a whole batch of %d. CPU is that of the\n"+
-		"bench with its worker, and of the machine with all servers; memory is the most of the worker's process.\n\n", r.Settings.Batch)
+		"bench with its worker, and of the machine with all servers; memory is the most of the worker's process.\n", batchRows(r.Settings.Batch, r.Settings.RowBytes))
+	text.WriteString(r.unsettled() + "\n")
 	ratios := [][]string{{"TARGET", "IS", "WANTED", ""}}
 	for _, ratio := range r.Ratios {
 		ratios = append(ratios, []string{ratio.Name, ratio.is(), ratio.wanted(), ratio.verdict()})
@@ -34,6 +35,22 @@ func (r *Result) WriteTable(out io.Writer) error {
 	grid(&text, ratios, false)
 	_, err := io.WriteString(out, text.String())
 	return err
+}
+
+// unsettled is a line on the turns that began on a busy machine, or nothing.
+func (r *Result) unsettled() string {
+	turns, all := 0, 0
+	for _, f := range r.Contestants {
+		turns, all = turns+f.Unsettled, all+len(f.Repetitions)
+	}
+	return unsettledLine(turns, all, r.Settings.Settle)
+}
+
+func unsettledLine(turns, all int, limit string) string {
+	if turns == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d turns began although the machine had not come to rest in %s: something else kept it busy.\n", turns, all, limit)
 }
 
 // grid writes rows in columns; all but the first to the right, if they are numbers.

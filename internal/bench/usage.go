@@ -47,21 +47,42 @@ func processTime(pid int) time.Duration {
 }
 
 // machineTime is all time that some core was not idle.
-func machineTime() time.Duration {
+func machineTime() time.Duration { return readCores().busy }
+
+// cores is the time of all cores together.
+type cores struct{ busy, all time.Duration }
+
+func readCores() cores {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return 0
+		return cores{}
 	}
-	line, _, _ := strings.Cut(string(stat), "\n")
+	return parseCores(string(stat))
+}
+
+// parseCores reads the first line: cpu user nice system idle iowait irq softirq
+// steal; guests' time is in user.
+func parseCores(stat string) (c cores) {
+	line, _, _ := strings.Cut(stat, "\n")
 	fields := strings.Fields(line)
-	var busy time.Duration
-	// cpu user nice system idle iowait irq softirq steal; guests' time is in user.
 	for i, field := range fields[min(1, len(fields)):] {
-		if i < 8 && i != 3 && i != 4 {
-			busy += ticks(field)
+		if i >= 8 {
+			break
+		}
+		c.all += ticks(field)
+		if i != 3 && i != 4 {
+			c.busy += ticks(field)
 		}
 	}
-	return busy
+	return c
+}
+
+// share is which part of the time between was busy; zero where nothing is known.
+func (c cores) share(before cores) float64 {
+	if c.all <= before.all {
+		return 0
+	}
+	return float64(c.busy-before.busy) / float64(c.all-before.all)
 }
 
 func ticks(text string) time.Duration {
