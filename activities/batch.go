@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"go.temporal.io/sdk/activity"
 
@@ -50,6 +51,7 @@ type CommitBatchOutput struct {
 	// ParkAfter is the shortest of the writes' policies.
 	ParkAfter saga.Duration `json:"park_after,omitempty"`
 	Attempt   int           `json:"attempt"`
+	told      int           // bytes of outcomes
 }
 
 // CommitBatch commits many writes, each as Commit does and with a result of its
@@ -114,12 +116,46 @@ func (o *CommitBatchOutput) enter(r *CommitResult) {
 	case r == nil || r.Recorded != nil && !r.Recorded.Status.Final():
 		o.Writes = append(o.Writes, saga.BatchWrite{})
 	case r.Recorded != nil:
-		o.Writes = append(o.Writes, saga.BatchWrite{Outcome: r.Recorded})
+		o.tell(*r.Recorded)
 	case r.Status != saga.Committed:
-		o.Writes = append(o.Writes, saga.BatchWrite{Outcome: &saga.Outcome{Status: r.Status, Error: r.Error, Content: r.Content}})
+		o.tell(saga.Outcome{Status: r.Status, Error: r.Error, Content: r.Content})
 	default:
 		o.Add(r.Version, r.Confirmed, r.Owned)
 	}
+}
+
+// The result of a commit is in the history, in each answer to who waits for it, and
+// in the workflow's result; of each Temporal takes 2 MB, and 4 MB of all that one
+// task brings.
+const (
+	maxToldBytes  = 600_000 // of the outcomes that are told one by one
+	maxErrorBytes = 1_000
+)
+
+// tell enters an outcome that has nothing in common with others. Where there is no
+// room for it, the saga's own workflow tells it.
+func (o *CommitBatchOutput) tell(outcome saga.Outcome) {
+	outcome.Error = brief(outcome.Error)
+	outcome.Steps = slices.Clone(outcome.Steps)
+	for i := range outcome.Steps {
+		outcome.Steps[i].Error = brief(outcome.Steps[i].Error)
+	}
+	body, err := json.Marshal(outcome)
+	if o.told += len(body); err != nil || o.told > maxToldBytes {
+		o.Writes = append(o.Writes, saga.BatchWrite{})
+		return
+	}
+	o.Writes = append(o.Writes, saga.BatchWrite{Outcome: &outcome})
+}
+
+// brief cuts an error's text.
+func brief(e *saga.ErrorInfo) *saga.ErrorInfo {
+	if e == nil || len(e.Message) <= maxErrorBytes {
+		return e
+	}
+	cut := *e
+	cut.Message = strings.ToValidUTF8(e.Message[:maxErrorBytes], "") + "…"
+	return &cut
 }
 
 // routeBatch says where the rows of a write go, and for how long that is tried.
@@ -214,7 +250,7 @@ func (a *Saga) batchSink(ctx context.Context, step saga.StepName, in BatchSinkIn
 			return 0, err
 		}
 		changed, worst := verdict(step, docs, applied, nil)
-		if worst != nil && saga.ClassOf(worst) != saga.Rejected && allFailed(applied) {
+		if worst != nil && saga.ClassOf(worst) != saga.Rejected && (allFailed(applied) || overloaded(applied)) {
 			return changed, worst // the sink's trouble and not the rows'
 		}
 		failed = failures(step, docs, writes, applied)
@@ -225,6 +261,20 @@ func (a *Saga) batchSink(ctx context.Context, step saga.StepName, in BatchSinkIn
 
 func allFailed(applied []saga.Applied) bool {
 	return !slices.ContainsFunc(applied, func(a saga.Applied) bool { return a.Err == nil })
+}
+
+// fewFailures is how many rows may fail for now and have their sagas split off: more
+// would add to the load of a sink that asks for less.
+const fewFailures = 20
+
+func overloaded(applied []saga.Applied) bool {
+	failed := 0
+	for _, a := range applied {
+		if a.Err != nil && saga.ClassOf(a.Err) != saga.Rejected {
+			failed++
+		}
+	}
+	return failed > fewFailures
 }
 
 // failures names the writes whose documents were not taken.

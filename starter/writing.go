@@ -142,6 +142,7 @@ func (w *writing) write(ctx context.Context, lines []ndjson.Line) {
 	outcomes := make([]lineOutcome, len(lines))
 	var writes []saga.Write
 	var places []int
+	unanswered := false
 	for i, line := range lines {
 		write, err := w.parse(line)
 		if err != nil {
@@ -152,10 +153,22 @@ func (w *writing) write(ctx context.Context, lines []ndjson.Line) {
 	}
 	for k, r := range w.send(ctx, writes) {
 		o := r.Outcome
-		if r.Err != nil {
+		switch {
+		case r.Err == nil:
+		case o.Version != 0: // as far as its batch had come
+			if !w.reached(o) {
+				o.Error = errorInfo(r.Err)
+			}
+		case w.batch > 1 && saga.ClassOf(r.Err) != saga.Rejected: // it has no workflow to ask
+			o = saga.Outcome{SagaID: writes[k].SagaID, Status: saga.Pending, Error: errorInfo(r.Err)}
+			unanswered = true
+		default:
 			o = w.unanswered(ctx, writes[k].SagaID, r.Err)
 		}
 		outcomes[places[k]] = lineOutcome{Line: lines[places[k]].Number, Outcome: o}
+	}
+	if unanswered {
+		w.countAway(ctx)
 	}
 	for _, o := range outcomes {
 		w.report.add(o, w.reached(o.Outcome))

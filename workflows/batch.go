@@ -54,6 +54,7 @@ type batch struct {
 	began   time.Time
 
 	status    saga.Status
+	awaiting  int // callers that wait for the commit
 	commit    saga.Step
 	sinks     []*saga.Step
 	pivot     activities.CommitBatchOutput
@@ -110,6 +111,10 @@ func (b *batch) setup(ctx workflow.Context) error {
 		{saga.UpdateVisible, "Waits until each write is in all sinks, or split off.", func() bool { return b.status == saga.Completed }},
 	} {
 		err := workflow.SetUpdateHandlerWithOptions(ctx, u.name, func(ctx workflow.Context) (saga.BatchOutcome, error) {
+			if u.name == saga.UpdateCommitted {
+				b.awaiting++
+				defer func() { b.awaiting-- }()
+			}
 			err := workflow.Await(ctx, u.reached)
 			return b.snapshot(), err
 		}, workflow.UpdateHandlerOptions{Description: u.description})
@@ -146,7 +151,10 @@ func (b *batch) run(ctx workflow.Context) (saga.BatchOutcome, error) {
 const (
 	quickBatch   = 5 * time.Second
 	quickBatchCP = 15 * time.Second
-	batchAttempt = 30 * time.Second
+	// quickBatchAwaited is for a sink while a caller waits for the commit, whose answer
+	// leaves with the end of the workflow task.
+	quickBatchAwaited = 500 * time.Millisecond
+	batchAttempt      = 30 * time.Second
 )
 
 // commitAll runs the pivot. Where PostgreSQL does not answer for as long as the
@@ -238,14 +246,17 @@ func (b *batch) reach(ctx workflow.Context, sink saga.Sink, step *saga.Step) {
 	}
 	var out activities.BatchSinkOutput
 	var err error
-	patienceLeft := time.Duration(b.pivot.ParkAfter)
+	patienceLeft, quick := time.Duration(b.pivot.ParkAfter), quickBatch
+	if b.awaiting > 0 {
+		quick = quickBatchAwaited
+	}
 	switch sink {
 	case saga.Kafka: // it waits for a position; rows would only fill the history
-		err = b.try(ctx, step, quickBatch, patienceLeft, effects.PublishKafka, activities.SinkInput{FlushLSN: b.pivot.FlushLSN}, &out)
+		err = b.try(ctx, step, quick, patienceLeft, effects.PublishKafka, activities.SinkInput{FlushLSN: b.pivot.FlushLSN}, &out)
 	case saga.Redis:
-		err = b.try(ctx, step, quickBatch, patienceLeft, effects.UpdateRedisBatch, activities.BatchSinkInput{Rows: rows}, &out)
+		err = b.try(ctx, step, quick, patienceLeft, effects.UpdateRedisBatch, activities.BatchSinkInput{Rows: rows}, &out)
 	case saga.Elasticsearch:
-		err = b.try(ctx, step, quickBatch, patienceLeft, effects.IndexElasticsearchBatch, activities.BatchSinkInput{Rows: rows}, &out)
+		err = b.try(ctx, step, quick, patienceLeft, effects.IndexElasticsearchBatch, activities.BatchSinkInput{Rows: rows}, &out)
 	}
 	if err != nil {
 		e := failureOf(step.Name, err).Error
@@ -288,7 +299,7 @@ func (b *batch) giveUp(i int, e saga.ErrorInfo) {
 
 // finish has the ledger learn that the sagas have completed.
 func (b *batch) finish(ctx workflow.Context) {
-	if len(b.pivot.Transactions) == 0 {
+	if len(b.pivot.Transactions) == 0 && len(b.splitting) == 0 {
 		return // nothing was committed here
 	}
 	b.status = saga.Completed
@@ -297,7 +308,7 @@ func (b *batch) finish(ctx workflow.Context) {
 		in.Table = nil
 	}
 	for i, w := range b.writes {
-		if b.splitting[i] && b.pivot.Committed(i) != 0 {
+		if b.splitting[i] { // also one whose commit nobody has told of may have happened
 			in.Alone = append(in.Alone, w.Write.SagaID)
 		}
 	}

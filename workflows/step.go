@@ -88,7 +88,10 @@ func (t *step) try(ctx workflow.Context, began time.Time) *saga.ErrorInfo {
 		}
 		t.retrying(ctx, activities.Failure{Error: *failed})
 	}
-	left := t.policy.ParkAfterOrDefault() - workflow.Now(ctx).Sub(began) - t.story.waited
+	left := t.policy.ParkAfterOrDefault() - workflow.Now(ctx).Sub(began)
+	if t.task == nil && t.story.undoing == nil { // what the batch has tried as well
+		left -= t.story.waited
+	}
 	options := t.options()
 	options.ScheduleToCloseTimeout = max(left, minPatience, options.ScheduleToCloseTimeout)
 	return t.attempt(ctx, false, options)

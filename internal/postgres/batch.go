@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/capsaga/capsaga/saga"
@@ -34,24 +37,88 @@ type BatchRequest struct {
 // by later writes of the batch.
 //
 // What the database refuses of a transaction of many says nothing of each. So it is
-// divided until the refused write is alone, and its neighbours have committed.
+// divided until the refused write is alone, which is committed by itself when all
+// others are done.
 //
 // An error means that the outcome of some is not known or that the database takes
 // nothing now: call again. What has committed answers with its result then.
 func (db *DB) CommitBatch(ctx context.Context, request BatchRequest) ([]*CommitResult, error) {
-	b := &batchCommit{db: db, request: request, results: make([]*CommitResult, len(request.Writes)), room: maxOwnedBytes}
-	rounds, err := b.plan(ctx)
-	if err != nil {
+	b := &batchCommit{db: db, request: request, results: make([]*CommitResult, len(request.Writes)), room: maxOwnedBytes, lateKeys: map[string]bool{}}
+	if err := b.run(ctx); err != nil {
 		return nil, classify("commit a batch", err)
+	}
+	return b.results, nil
+}
+
+func (b *batchCommit) run(ctx context.Context) error {
+	taken, err := b.attachTaken(ctx)
+	if err != nil {
+		return err
+	}
+	rounds, err := b.plan(ctx, taken)
+	if err != nil {
+		return err
 	}
 	for _, round := range rounds {
 		for _, consistency := range []saga.Consistency{saga.AP, saga.CP} {
 			if err := b.commit(ctx, round[consistency], groupMode{consistency: consistency, patience: groupPatience}); err != nil {
-				return nil, classify("commit a batch", err)
+				return err
 			}
 		}
 	}
-	return b.results, nil
+	slices.SortFunc(b.late, func(x, y *batchEntry) int { return x.at - y.at })
+	for _, e := range b.late {
+		if err := b.commitSingle(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachTaken answers the writes whose ids the ledger has. A batch that comes again
+// is told what it came to, whatever it would come to now.
+func (b *batchCommit) attachTaken(ctx context.Context) (map[string]bool, error) {
+	digests := make(map[string]string, len(b.request.Writes))
+	for _, w := range b.request.Writes {
+		digests[w.Write.SagaID] = "" // of several with one id, each has its own digest
+	}
+	rows, err := b.db.pool.Query(ctx, "SELECT id FROM capsaga.saga WHERE id = ANY($1)", slices.Collect(maps.Keys(digests)))
+	if err != nil {
+		return nil, err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	taken := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		taken[id] = true
+	}
+	clear(digests)
+	for i, w := range b.request.Writes {
+		if !taken[w.Write.SagaID] {
+			continue
+		}
+		if _, twice := digests[w.Write.SagaID]; twice {
+			known, err := readLedger(ctx, b.db.pool, w.Write.SagaID, w.Digest)
+			if err != nil {
+				return nil, err
+			}
+			b.settle(&batchEntry{at: i}, known)
+			continue
+		}
+		digests[w.Write.SagaID] = w.Digest
+	}
+	known, err := readLedgers(ctx, b.db.pool, digests)
+	if err != nil {
+		return nil, err
+	}
+	for i, w := range b.request.Writes {
+		if r := known[w.Write.SagaID]; r != nil && b.results[i] == nil && digests[w.Write.SagaID] == w.Digest {
+			b.settle(&batchEntry{at: i}, r)
+		}
+	}
+	return taken, nil
 }
 
 // The time that the rows and ids which other transactions hold are waited for, which
@@ -61,9 +128,11 @@ const (
 	groupPatience = 200 * time.Millisecond
 	// groupImpatience is for a second try, when some row is known to be held.
 	groupImpatience = 20 * time.Millisecond
-	// singlePatience bounds the commit of a write that its neighbours were divided
-	// from.
+	// singlePatience bounds the commit of a write by itself.
 	singlePatience = 300 * time.Millisecond
+	// waitBudget is for how long all of a batch may wait so. After it, nobody waits.
+	waitBudget = time.Second
+	noPatience = time.Millisecond
 )
 
 // groupMode says how a transaction of many writes is tried.
@@ -82,7 +151,14 @@ type batchCommit struct {
 	db      *DB
 	request BatchRequest
 	results []*CommitResult
-	room    int // that is left for what the result tells of rows
+	room    int           // that is left for what the result tells of rows
+	waited  time.Duration // for what others held
+	// late are the writes that could not be committed among the others. Each is tried
+	// alone when all others are done: what refuses it may be that a neighbour, such as
+	// the row that it refers to, was not there yet. Later writes of its rows wait with
+	// it, for their order.
+	late     []*batchEntry
+	lateKeys map[string]bool
 }
 
 // batchEntry is one write of a batch.
@@ -91,6 +167,7 @@ type batchEntry struct {
 	at    int // in the request
 	begin string
 	plans []*planned
+	names []string // what a round has once
 	// single: it cannot share a transaction; alone: nor wait here for its turn.
 	single, alone bool
 }
@@ -98,35 +175,61 @@ type batchEntry struct {
 // commit brings the writes to their results, in one transaction or, where that is
 // refused, in several smaller ones.
 func (b *batchCommit) commit(ctx context.Context, entries []*batchEntry, mode groupMode) error {
-	var together []*batchEntry
+	var together, singles []*batchEntry
 	for _, e := range entries {
 		switch {
 		case e.alone:
-		case !e.single:
-			together = append(together, e)
+		case slices.ContainsFunc(e.names, func(name string) bool { return b.lateKeys[name] }):
+			b.postpone(e)
+		case e.single:
+			singles = append(singles, e)
 		default:
-			if err := b.commitSingle(ctx, e); err != nil {
-				return err
-			}
+			together = append(together, e)
 		}
 	}
-	return b.commitTogether(ctx, together, mode)
+	if err := b.commitTogether(ctx, together, mode); err != nil {
+		return err
+	}
+	for _, e := range singles {
+		if err := b.commitSingle(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// postpone has a write committed alone, after all others.
+func (b *batchCommit) postpone(e *batchEntry) {
+	if slices.Contains(b.late, e) {
+		return // by an attempt that lost a race
+	}
+	b.late = append(b.late, e)
+	for _, name := range e.names {
+		b.lateKeys[name] = true
+	}
 }
 
 func (b *batchCommit) commitTogether(ctx context.Context, entries []*batchEntry, mode groupMode) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	if len(entries) == 1 {
-		return b.commitSingle(ctx, entries[0])
+	if b.waited > waitBudget {
+		mode.patience = noPatience
 	}
+	began := time.Now()
 	err := b.db.retry(ctx, func() error { return b.commitGroup(ctx, entries, mode) })
+	if sqlState(err) == lockNotAvailable {
+		b.waited += time.Since(began)
+	}
 	switch {
 	case err == nil || ctx.Err() != nil || !answered(err):
 		return err
 	case sqlState(err) == lockNotAvailable && !mode.skipLocked:
 		mode.skipLocked, mode.patience = true, groupImpatience
 		return b.commitTogether(ctx, entries, mode)
+	case len(entries) == 1:
+		b.postpone(entries[0])
+		return nil
 	}
 	mode.ordered = true
 	half := len(entries) / 2
@@ -164,12 +267,13 @@ func answered(err error) bool {
 // commitSingle commits a write by itself, which also gives a refusal its words and
 // its place in the ledger.
 func (b *batchCommit) commitSingle(ctx context.Context, e *batchEntry) error {
-	bounded := ctx
+	bounded, cancel := ctx, context.CancelFunc(func() {})
 	if e.Write.Consistency != saga.CP { // whose wait for the replica is part of it
-		var cancel context.CancelFunc
-		bounded, cancel = context.WithTimeout(ctx, singlePatience)
-		defer cancel()
+		patience := max(min(singlePatience, waitBudget-b.waited), groupImpatience)
+		bounded, cancel = context.WithTimeout(ctx, patience)
 	}
+	defer cancel()
+	began := time.Now()
 	r, err := b.db.Commit(bounded, CommitRequest{
 		Write: *e.Write, Catalog: b.request.Catalog, WorkflowID: b.request.WorkflowID, RunID: b.request.RunID,
 		TraceParent: e.TraceParent, TraceState: e.TraceState,
@@ -181,6 +285,7 @@ func (b *batchCommit) commitSingle(ctx context.Context, e *batchEntry) error {
 	case ctx.Err() != nil:
 		return err
 	case bounded.Err() != nil || answered(unwrapped(err)):
+		b.waited += time.Since(began)
 		return nil // it gets a saga of its own
 	}
 	return err
@@ -206,15 +311,19 @@ func (b *batchCommit) settle(e *batchEntry, r *CommitResult) {
 // plan checks the writes and deals them out into rounds: in each a row is written
 // by one of them at most, so that its etag, its image and its version are that
 // write's, and the order of writes of one row is that of the rounds.
-func (b *batchCommit) plan(ctx context.Context) ([]map[saga.Consistency][]*batchEntry, error) {
+func (b *batchCommit) plan(ctx context.Context, taken map[string]bool) ([]map[saga.Consistency][]*batchEntry, error) {
 	var rounds []map[saga.Consistency][]*batchEntry
 	last := map[string]int{} // row → number of the rounds that its last write needs
 	for i := range b.request.Writes {
+		if taken[b.request.Writes[i].Write.SagaID] {
+			continue
+		}
 		e, err := b.entry(ctx, i)
 		if err != nil {
 			return nil, err
 		}
-		keys := e.keys()
+		e.names = e.keys()
+		keys := e.names
 		round := 0
 		for _, key := range keys {
 			round = max(round, last[key])
@@ -264,8 +373,9 @@ func (b *batchCommit) entry(ctx context.Context, i int) (*batchEntry, error) {
 			break
 		}
 		e.plans = append(e.plans, p)
-		// What a delete takes along is read before it, in the caller's order.
-		e.single = e.single || m.Op == saga.Delete && len(t.Cascades) > 0
+		// What a delete takes along, or a trigger changes, may be rows of other writes,
+		// whose images and expectations would be those of before.
+		e.single = e.single || m.Op == saga.Delete && len(t.Cascades) > 0 || t.Triggered
 	}
 	return e, nil
 }

@@ -290,6 +290,129 @@ func randomLine(random *rand.Rand, id string) string {
 	return fmt.Sprintf(`{"saga_id":%q,"mutations":[%s]}`, id, strings.Join(mutations, ","))
 }
 
+// What one write's trigger does to another's row is there when that is judged, and
+// when it is undone.
+func TestABatchSeesWhatItsTriggersDo(t *testing.T) {
+	f := setup(t)
+	f.exec(`CREATE TABLE ordered (id bigint PRIMARY KEY, product bigint);
+		CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE product SET stock = stock - 1 WHERE id = NEW.product; RETURN NULL; END $$;
+		CREATE TRIGGER take AFTER INSERT ON ordered FOR EACH ROW EXECUTE FUNCTION take()`)
+	f.entity("orders", "public.ordered", "id")
+	f.committed(`{"saga_id":"seed","mutations":[{"entity":"products","op":"insert","row":{"id":1,"title":"one","stock":5}}]}`)
+	results := f.batch(
+		`{"saga_id":"b","mutations":[{"entity":"products","op":"patch","key":{"id":1},"set":{"title":"two"}}]}`,
+		`{"saga_id":"a","mutations":[{"entity":"orders","op":"insert","row":{"id":1,"product":1}}]}`)
+	assert.Less(t, results[0].Version, results[1].Version)
+	undone, err := f.Undo(t.Context(), postgres.UndoRequest{SagaID: "b", Catalog: f.catalog})
+	require.NoError(t, err)
+	require.NotNil(t, undone.Refused, "another has changed the row since")
+	assert.Equal(t, saga.CodeConflict, undone.Refused.Code)
+	assert.Equal(t, "4", f.text("SELECT stock::text FROM product"))
+}
+
+// A write that needs a neighbour's row is not refused because it was looked at
+// before it.
+func TestABatchRefusesNothingForItsOrder(t *testing.T) {
+	f := setup(t)
+	f.exec(`CREATE TABLE part (id bigint PRIMARY KEY, product bigint NOT NULL REFERENCES product);
+		CREATE TABLE thing (id uuid PRIMARY KEY, name text)`)
+	f.entity("parts", "public.part", "id")
+	f.entity("things", "public.thing", "id")
+	lines := []string{
+		upsertLine("first", 7, "first"),
+		// Its second row puts it into the round after.
+		`{"saga_id":"parent","mutations":[{"entity":"products","op":"insert","row":{"id":20,"title":"p"}},{"entity":"products","op":"patch","key":{"id":7},"set":{"title":"second"}}]}`,
+		`{"saga_id":"child","mutations":[{"entity":"parts","op":"insert","row":{"id":1,"product":20}}]}`,
+		`{"saga_id":"child-again","mutations":[{"entity":"parts","op":"upsert","row":{"id":1,"product":7}}]}`,
+		`{"saga_id":"upper","mutations":[{"entity":"things","op":"insert","row":{"id":"A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11","name":"x"}}]}`,
+		`{"saga_id":"lower","mutations":[{"entity":"things","op":"patch","key":{"id":"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"},"set":{"name":"y"}}]}`,
+		`{"saga_id":"nobody","mutations":[{"entity":"things","op":"patch","key":{"id":"b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"},"set":{"name":"y"}}]}`,
+	}
+	for i, r := range f.batch(lines...) {
+		require.NotNil(t, r, lines[i])
+		if i == 6 {
+			assert.Equal(t, saga.RejectedEnd, r.Status)
+			assert.Equal(t, saga.CodeNotFound, r.Error.Code)
+			continue
+		}
+		assert.Equal(t, saga.Committed, r.Status, "%s: %+v", lines[i], r.Error)
+	}
+	assert.Equal(t, "7", f.text("SELECT product::text FROM part"), "in the order of the row")
+	assert.Equal(t, "y", f.text("SELECT name FROM thing"))
+}
+
+// Rows that another transaction is inserting do not keep the others from being
+// committed.
+func TestABatchAmongABulkLoad(t *testing.T) {
+	f := setup(t)
+	tx, err := f.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	_, err = tx.Exec(t.Context(), "INSERT INTO product (id, title) SELECT n, 'load' FROM generate_series(1, 110) n")
+	require.NoError(t, err)
+	var lines []string
+	for i := 1; i <= 130; i++ {
+		lines = append(lines, upsertLine(fmt.Sprint("s", i), i, "mine"))
+	}
+	began := time.Now()
+	results := f.batch(lines...)
+	assert.Less(t, time.Since(began), 5*time.Second)
+	for i, r := range results {
+		if i >= 110 {
+			require.NotNil(t, r, "%d", i)
+			assert.Equal(t, saga.Committed, r.Status)
+		}
+	}
+}
+
+// A batch that comes again is told what it came to, at once, also where that is
+// hundreds of refusals.
+func TestABatchOfRefusals(t *testing.T) {
+	f := setup(t)
+	var lines []string
+	for i := range 300 {
+		lines = append(lines, fmt.Sprintf(`{"saga_id":"s%d","mutations":[{"entity":"products","op":"upsert","row":{"id":%d,"title":"x","price":"much"}}]}`, i, i))
+	}
+	began := time.Now()
+	for _, r := range f.batch(lines...) {
+		require.Equal(t, saga.CodeInvalidValue, r.Error.Code)
+	}
+	first := time.Since(began)
+	began = time.Now()
+	for _, r := range f.batch(lines...) {
+		require.Equal(t, saga.CodeInvalidValue, r.Error.Code)
+	}
+	t.Logf("300 refusals took %s, and %s when they came again", first, time.Since(began))
+	assert.Less(t, time.Since(began), time.Second)
+}
+
+// A batch has room for what its result tells of rows. What is beyond is committed,
+// and goes on alone: its batch does not tell of its end.
+func TestABatchHasRoomForItsResult(t *testing.T) {
+	f := setup(t)
+	var lines []string
+	for i := range 1000 {
+		var mutations []string
+		for k := range 5 {
+			mutations = append(mutations, fmt.Sprintf(`{"entity":"products","op":"upsert","row":{"id":%d,"title":"x"}}`, i*5+k))
+		}
+		lines = append(lines, fmt.Sprintf(`{"saga_id":"s%d","mutations":[%s]}`, i, strings.Join(mutations, ",")))
+	}
+	var alone []string
+	for i, r := range f.batch(lines...) {
+		if r == nil {
+			alone = append(alone, fmt.Sprint("s", i))
+		}
+	}
+	require.NotEmpty(t, alone)
+	require.NoError(t, f.FinishBatch(t.Context(), "batch/b", alone, nil))
+	known, err := f.Commit(t.Context(), f.request(lines[999]))
+	require.NoError(t, err)
+	assert.Equal(t, saga.Committed, known.Status)
+	assert.Nil(t, known.Recorded)
+	assert.Equal(t, fmt.Sprint(len(alone)), f.text("SELECT count(*)::text FROM capsaga.saga WHERE status = 'committed'"))
+}
+
 // In the WAL each row stands behind the message of its own saga, also where one
 // statement writes rows of many, and where a trigger adds rows of its own.
 func TestABatchNamesTheSagaOfEachRow(t *testing.T) {
@@ -309,8 +432,8 @@ func TestABatchNamesTheSagaOfEachRow(t *testing.T) {
 		`{"saga_id":"e","mutations":[{"entity":"products","op":"delete","key":{"id":5}}]}`,
 		`{"saga_id":"f","mutations":[{"entity":"products","op":"upsert","row":{"id":6,"title":"f"}},{"entity":"watched","op":"upsert","row":{"id":6,"title":"f"}}]}`)
 	assert.Equal(t, []string{
-		"product 1 a", "product 2 b", "product 4 d", "product 6 f", "product 3 c",
-		"watched 1 w1", "audit 1 w1", "watched 2 w2", "audit 2 w2", "watched 6 f", "audit 6 f",
+		"product 1 a", "product 2 b", "product 4 d", "product 3 c",
+		"watched 1 w1", "audit 1 w1", "watched 2 w2", "audit 2 w2", "product 6 f", "watched 6 f", "audit 6 f",
 	}, f.rowsOfSlot(slot))
 }
 

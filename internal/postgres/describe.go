@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -272,6 +273,25 @@ func (db *DB) table(ctx context.Context, table saga.Table) (*TableInfo, error) {
 	db.tables[table] = t
 	db.mu.Unlock()
 	return t, nil
+}
+
+// forgetStale drops the cache if a table in it is no longer as it was described, and
+// reports whether.
+func (db *DB) forgetStale(ctx context.Context) (bool, error) {
+	db.mu.Lock()
+	known := slices.Collect(maps.Values(db.tables))
+	db.mu.Unlock()
+	for _, t := range known {
+		var stamp string
+		if err := db.pool.QueryRow(ctx, tableStamp, t.Table.Schema, t.Table.Name).Scan(&stamp); err != nil {
+			return false, err
+		}
+		if stamp != t.stamp {
+			db.forgetTables()
+			return true, nil
+		}
+	}
+	return len(known) == 0, nil
 }
 
 func (db *DB) forgetTables() {

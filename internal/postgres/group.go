@@ -39,15 +39,16 @@ type group struct {
 // groupEntry is a write in a group.
 type groupEntry struct {
 	*batchEntry
-	taken    bool            // the ledger has its id
-	held     bool            // another transaction holds a row of it
-	rejected *saga.ErrorInfo // an expectation is unmet
-	notes    []undoNote      // per mutation
-	rows     []int           // per mutation its row, in transaction.owned
+	taken     bool            // the ledger has its id
+	held      bool            // another transaction holds a row of it
+	postponed bool            // it is tried again when all others are done
+	rejected  *saga.ErrorInfo // an expectation is unmet
+	notes     []undoNote      // per mutation
+	rows      []int           // per mutation its row, in transaction.owned
 }
 
 // open reports whether the write is still to be done.
-func (e *groupEntry) open() bool { return !e.taken && !e.held && e.rejected == nil }
+func (e *groupEntry) open() bool { return !e.taken && !e.held && !e.postponed && e.rejected == nil }
 
 // errSameRow says that two writes of a group name one row in two ways.
 var errSameRow = errors.New("two writes of the transaction change one row")
@@ -144,7 +145,13 @@ func (g *group) refuseUnmet() {
 			if !r.entry.open() {
 				continue
 			}
-			if e := g.unmet(r.planned, r.at, r.seen, nil); e != nil {
+			e := g.unmet(r.planned, r.at, r.seen, nil)
+			switch {
+			case e == nil:
+			case e.Code == saga.CodeNotFound: // a neighbour may be about to insert it, under another form of its key
+				r.entry.postponed = true
+				g.batch.postpone(r.entry.batchEntry)
+			default:
 				r.entry.rejected = errorInfo(e)
 			}
 		}
@@ -154,15 +161,8 @@ func (g *group) refuseUnmet() {
 // change applies the mutations, set by set.
 func (g *group) change(ctx context.Context) error {
 	var batch pgx.Batch
-	triggered := false
 	for _, s := range g.sets {
-		if s.queueWrite(&batch) {
-			g.changed = true
-			triggered = triggered || s.table.Triggered
-		}
-	}
-	if triggered { // what deferred triggers change is nobody's
-		batch.Queue("SELECT pg_logical_emit_message(true, $1, '{}')", saga.MessageBegin)
+		g.changed = s.queueWrite(&batch) || g.changed
 	}
 	if err := g.conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return err
@@ -284,7 +284,7 @@ type ledgerRows struct {
 // enters them, so that two do not wait for one another.
 func (g *group) ledgerRows() (*ledgerRows, error) {
 	l := &ledgerRows{}
-	entries := slices.DeleteFunc(slices.Clone(g.entries), func(e *groupEntry) bool { return e.taken || e.held })
+	entries := slices.DeleteFunc(slices.Clone(g.entries), func(e *groupEntry) bool { return e.taken || e.held || e.postponed })
 	slices.SortFunc(entries, func(a, b *groupEntry) int { return strings.Compare(a.Write.SagaID, b.Write.SagaID) })
 	for _, e := range entries {
 		l.ids, l.contents = append(l.ids, e.Write.SagaID), append(l.contents, e.Digest)

@@ -15,7 +15,8 @@ func (db *DB) Prune(ctx context.Context, olderThan time.Duration, limit int) (in
 		    WHERE finished_at < clock_timestamp() - make_interval(secs => $1) AND NOT `+underWay+`
 		    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))`, olderThan.Seconds(), limit)
 	if err == nil {
-		_, err = db.pool.Exec(ctx, "DELETE FROM capsaga.batch WHERE finished_at < clock_timestamp() - make_interval(secs => $1)", olderThan.Seconds())
+		_, err = db.pool.Exec(ctx, `DELETE FROM capsaga.batch b WHERE coalesce(finished_at, created_at) < clock_timestamp() - make_interval(secs => $1)
+			AND (finished_at IS NOT NULL OR NOT EXISTS (SELECT FROM capsaga.saga s WHERE s.id = ANY(b.ids) AND s.outcome IS NULL))`, olderThan.Seconds())
 	}
 	return int(tag.RowsAffected()), classify("prune the ledger", err)
 }

@@ -58,9 +58,7 @@ type setRow struct {
 func (r *setRow) busy() bool { return r.there && !r.seen.found }
 
 // gather deals the mutations out into sets, in the order in which their forms come.
-// The rows of a set are in the order in which all transactions lock them. On a table
-// with triggers each mutation stays a statement of its own, in the callers' order:
-// what its triggers change stands in the WAL behind it.
+// The rows of a set are in the order in which all transactions lock them.
 func (g *group) gather() {
 	open := map[string]*mutationSet{}
 	for _, e := range g.entries {
@@ -70,7 +68,7 @@ func (g *group) gather() {
 			if g.mode.ordered && s == nil {
 				clear(open)
 			}
-			if s == nil || p.table.Triggered {
+			if s == nil {
 				s = &mutationSet{planned: p, fields: p.fields()}
 				open[form] = s
 				g.sets = append(g.sets, s)

@@ -64,7 +64,13 @@ func (db *DB) retry(ctx context.Context, once func() error) error {
 			db.forgetTables()
 		case tableChanged(err) && !described:
 			described = true // a refusal stands only against a fresh description
-			db.forgetTables()
+			stale, lookErr := db.forgetStale(ctx)
+			if lookErr != nil {
+				return lookErr
+			}
+			if !stale && sqlState(err) != "0A000" { // which is about a prepared statement
+				return err
+			}
 		case lostRace(err):
 		default:
 			return err
@@ -163,7 +169,7 @@ func (x *transaction) queueBegin(ctx context.Context, batch *pgx.Batch, message 
 func (x *transaction) queueOpen(batch *pgx.Batch, lockTimeout time.Duration) {
 	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	batch.Queue("SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', $1, true), current_setting('synchronous_standby_names')",
-		fmt.Sprintf("%dms", max(lockTimeout.Milliseconds(), 10))).
+		fmt.Sprintf("%dms", max(lockTimeout.Milliseconds(), 1))).
 		QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, &x.replicas) })
 	batch.Queue(serverNow).QueryRow(func(row pgx.Row) (err error) {
 		x.epoch, err = x.db.checkEpoch(row)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
+	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	sdkclient "go.temporal.io/sdk/client"
@@ -15,7 +16,8 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// Result is the answer to one write of a batch, as Write would give it.
+// Result is the answer to one write of a batch, as Write would give it. Beside an
+// error, which says why the wait has ended, the outcome is as far as it is known.
 type Result struct {
 	Outcome saga.Outcome
 	Err     error
@@ -67,7 +69,11 @@ type item struct {
 	trace   saga.Trace
 	done    chan Result // takes one
 	told    bool        // of the flight alone
+	left    func()      // tells the flight that the caller has left
 }
+
+// maxTraceBytes keeps the traces of a batch small beside its writes.
+const maxTraceBytes = 600
 
 func newItem(ctx context.Context, w *saga.Write, level Level) (*item, error) {
 	encoded, digest, err := check(w)
@@ -77,6 +83,9 @@ func newItem(ctx context.Context, w *saga.Write, level Level) (*item, error) {
 	trace := traceOf(ctx)
 	parent, _ := trace[saga.HeaderTraceParent].(string)
 	state, _ := trace[saga.HeaderTraceState].(string)
+	if len(parent)+len(state) > maxTraceBytes {
+		parent, state = "", "" // the worker would leave it out as well
+	}
 	return &item{
 		ctx: ctx, write: w, encoded: encoded, digest: digest, level: level,
 		trace: saga.Trace{Parent: parent, State: state}, done: make(chan Result, 1),
@@ -100,12 +109,15 @@ func (it *item) wait(ctx context.Context, c *Client) Result {
 	case r := <-it.done:
 		return r
 	case <-ctx.Done():
-		select {
-		case r := <-it.done: // it had come
-			return r
-		default:
-			return Result{Err: c.unfinished(it.write.SagaID, ctx.Err())}
-		}
+	}
+	// What the flight knows comes a moment later.
+	late := time.NewTimer(2 * stateTimeout)
+	defer late.Stop()
+	select {
+	case r := <-it.done:
+		return r
+	case <-late.C:
+		return Result{Err: c.unfinished(it.write.SagaID, ctx.Err())}
 	}
 }
 
@@ -148,6 +160,7 @@ func (c *Client) fly(ctx context.Context, items []*item) {
 	}
 	slices.Sort(entities)
 	options := c.startBatch(slices.Compact(entities), len(items))
+	f.id = options.ID
 	if c.notifier != nil {
 		f.here(ctx, options, batch)
 		return
@@ -160,6 +173,7 @@ func (c *Client) startBatch(entities []string, writes int) sdkclient.StartWorkfl
 		ID:                       saga.BatchID(rand.Text()),
 		TaskQueue:                c.prefix.TaskQueue(),
 		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		WorkflowIDReusePolicy:    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
 		TypedSearchAttributes:    temporal.NewSearchAttributes(attribute.StartBatch(entities)...),
 		StaticSummary:            saga.Brief(saga.BatchSummary(writes, entities)),
 	}
@@ -168,6 +182,7 @@ func (c *Client) startBatch(entities []string, writes int) sdkclient.StartWorkfl
 // flight is one batch under way.
 type flight struct {
 	client *Client
+	id     string // of its workflow
 	items  []*item
 	byID   map[string][]*item
 }
@@ -305,9 +320,32 @@ func (f *flight) follow(it *item) {
 	}()
 }
 
-// fail tells all who are still waiting that the batch's end is not known.
+// stateTimeout bounds the question how far a batch is whose end nobody waits for any
+// more.
+const stateTimeout = 2 * time.Second
+
+// fail tells all who are still waiting that the batch's end is not known, and how far
+// it is, if its workflow answers.
 func (f *flight) fail(ctx context.Context, err error) {
-	for _, it := range f.items {
-		it.tell(Result{Err: f.client.failed(ctx, it.write.SagaID, err)})
+	out, _ := f.state(ctx)
+	for i, it := range f.items {
+		if it.told {
+			continue
+		}
+		r := Result{Err: f.client.failed(ctx, it.write.SagaID, err)}
+		if o := out.Outcome(i, it.write.SagaID, it.digest); o.Version != 0 && saga.ClassOf(r.Err) != saga.Rejected {
+			r.Outcome = o
+		}
+		it.tell(r)
 	}
+}
+
+func (f *flight) state(ctx context.Context) (out saga.BatchOutcome, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stateTimeout)
+	defer cancel()
+	value, err := f.client.temporal.QueryWorkflow(ctx, f.id, "", saga.QueryState)
+	if err == nil {
+		err = value.Get(&out)
+	}
+	return out, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -110,7 +111,13 @@ func (g *group) write(ctx context.Context, it *item) Result {
 	if g.takeBack(it) {
 		return Result{Err: g.client.notStarted(it.write.SagaID, ctx.Err())}
 	}
-	return it.wait(ctx, g.client)
+	it.left()
+	select {
+	case r := <-it.done: // it had come
+		return r
+	default:
+		return Result{Err: g.client.unfinished(it.write.SagaID, ctx.Err())}
+	}
 }
 
 func (g *group) enter(it *item) {
@@ -147,14 +154,23 @@ func (g *group) launch() {
 		g.queue = append([]*item(nil), g.queue[len(batch):]...)
 		g.flights++
 		g.expected = len(batch)
-		go g.fly(batch)
+		ctx, cancel := context.WithCancel(context.Background())
+		callers := int64(len(batch))
+		for _, it := range batch {
+			it.left = sync.OnceFunc(func() {
+				if atomic.AddInt64(&callers, -1) == 0 {
+					cancel()
+				}
+			})
+		}
+		go g.fly(ctx, cancel, batch)
 	}
 }
 
 func (g *group) expire() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.overdue = true
+	g.late, g.overdue = nil, len(g.queue) > 0 // its last write may have been taken back
 	g.launch()
 }
 
@@ -171,15 +187,16 @@ func (g *group) disarm() {
 const slotTime = time.Second
 
 // fly brings a batch to its end. Its callers may leave, and it goes on for the
-// others.
-func (g *group) fly(batch []*item) {
+// others; when all have left, nobody is waited for any more.
+func (g *group) fly(ctx context.Context, cancel context.CancelFunc, batch []*item) {
+	defer cancel()
 	leave := sync.OnceFunc(g.land)
 	late := time.AfterFunc(slotTime, leave)
 	if len(batch) == 1 {
 		o, err := g.client.writeAlone(batch[0].ctx, batch[0])
 		batch[0].tell(Result{Outcome: o, Err: err})
 	} else {
-		g.client.fly(context.Background(), batch)
+		g.client.fly(ctx, batch)
 	}
 	late.Stop()
 	leave()
