@@ -140,18 +140,24 @@ func TestServerBulkReplaysACrowd(t *testing.T) {
 	require.Equal(t, sagas, p.Done)
 	require.Equal(t, poisoned, p.Failed)
 	require.Len(t, p.Items, sagas)
+	found := 0 // done, as the answer was lost with the worker that stopped
 	for i, item := range p.Items {
 		require.Equal(t, c.ids[i], item.SagaID)
 		if i < poisoned {
 			require.Equal(t, saga.CodeStillRunning, item.Error.Code)
 			continue
 		}
-		require.Equal(t, saga.DidRetry, item.Did, "%+v", item)
+		if item.Did == saga.DidNothing {
+			found++
+		} else {
+			require.Equal(t, saga.DidRetry, item.Did, "%+v", item)
+		}
 		o, err := c.Status(ctx, item.SagaID)
 		require.NoError(t, err)
 		require.Equal(t, saga.Completed, o.Status)
 		require.Equal(t, 2, o.Step(saga.StepRedis).Attempts)
 	}
+	require.LessOrEqual(t, found, 16, "as many as are under way at once")
 	calls := c.Systems.Redis.Calls()
 	require.Equal(t, 2*sagas-poisoned, calls)
 	t.Logf("%d operations were begun by the first worker, %d in all", left, c.begun.Load())
