@@ -125,7 +125,8 @@ func (t *BatchTable) Add(version Version, confirmed Confirmation, owned []Owned)
 			*common = o.ETag
 		}
 		row := BatchRow{Entity: t.entity(o.Entity), Key: o.Key, Version: o.Version}
-		if o.ETag != *common {
+		// A row that is gone says so itself: the rows after it may have an etag.
+		if o.ETag != *common || o.Gone() {
 			row.ETag = &o.ETag
 		}
 		w.Rows = append(w.Rows, row)

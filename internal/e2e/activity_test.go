@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 
@@ -53,7 +54,9 @@ func TestActivityPausedAndResetInTemporal(t *testing.T) {
 	})
 	require.NoError(t, err)
 	// An attempt that was under way ends first.
-	require.Eventually(t, func() bool { return w.pending(id, "UpdateRedis").GetPaused() }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return w.pending(id, "UpdateRedis").GetState() == enumspb.PENDING_ACTIVITY_STATE_PAUSED
+	}, 20*time.Second, 50*time.Millisecond)
 	attempts := w.pending(id, "UpdateRedis").GetAttempt()
 	s.do("resume", redisServer)
 	require.Never(t, func() bool { return len(w.inRedis("products")) > 0 }, 5*time.Second, 250*time.Millisecond, "a paused activity was tried")
