@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
-	"strings"
 
 	"go.temporal.io/sdk/activity"
 
@@ -154,7 +153,7 @@ func brief(e *saga.ErrorInfo) *saga.ErrorInfo {
 		return e
 	}
 	cut := *e
-	cut.Message = strings.ToValidUTF8(e.Message[:maxErrorBytes], "") + "…"
+	cut.Message = saga.Shorten(e.Message, maxErrorBytes)
 	return &cut
 }
 

@@ -3,6 +3,7 @@ package saga
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // The limits of one batch: well inside of what Temporal takes as one payload.
@@ -189,14 +190,10 @@ func BatchID(name string) string { return "batch/" + name }
 // BatchSummary says in one line what a batch writes.
 func BatchSummary(writes int, entities []string) string {
 	text := fmt.Sprintf("batch of %d writes", writes)
-	for i, e := range entities {
-		separator := ", "
-		if i == 0 {
-			separator = ": "
-		}
-		text += separator + e
+	if len(entities) == 0 {
+		return text
 	}
-	return text
+	return text + ": " + strings.Join(entities, ", ")
 }
 
 // MemoBegan is the memo field of a saga that was split off a batch: since when its

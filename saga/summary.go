@@ -7,12 +7,15 @@ import "unicode/utf8"
 const maxBriefBytes = 200
 
 // Brief shortens a text to what Temporal takes as a summary.
-func Brief(text string) string {
-	if len(text) <= maxBriefBytes {
+func Brief(text string) string { return Shorten(text, maxBriefBytes) }
+
+// Shorten cuts a text to at most limit bytes, between two characters.
+func Shorten(text string, limit int) string {
+	if len(text) <= limit {
 		return text
 	}
 	const ellipsis = "…"
-	cut := maxBriefBytes - len(ellipsis)
+	cut := limit - len(ellipsis)
 	for cut > 0 && !utf8.RuneStart(text[cut]) {
 		cut--
 	}

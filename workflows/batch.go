@@ -302,7 +302,6 @@ func (b *batch) finish(ctx workflow.Context) {
 	if len(b.pivot.Transactions) == 0 && len(b.splitting) == 0 {
 		return // nothing was committed here
 	}
-	b.status = saga.Completed
 	in := activities.FinishBatchInput{Steps: b.steps(), Writes: b.writes, Table: &b.pivot.BatchTable}
 	if len(b.splitting) > 0 { // the waiters of those have their answers elsewhere
 		in.Table = nil
@@ -313,12 +312,12 @@ func (b *batch) finish(ctx workflow.Context) {
 		}
 	}
 	out := b.snapshot()
+	out.Status = saga.Completed // as soon as this is told
 	for _, i := range b.pivot.Single {
 		if !b.splitting[i] {
 			in.Completed = append(in.Completed, out.Outcome(i, b.writes[i].Write.SagaID, b.writes[i].Digest))
 		}
 	}
-	b.status = saga.Committed
 	if workflow.ExecuteLocalActivity(quickly(ctx, quickBatch), effects.FinishBatch, in).Get(ctx, nil) == nil {
 		return
 	}

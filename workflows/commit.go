@@ -88,8 +88,7 @@ func (s *story) commitInput(ctx workflow.Context) activities.CommitInput {
 // patience goes on from there.
 func waitedBefore(ctx workflow.Context) time.Duration {
 	var began time.Time
-	payload, ok := workflow.GetInfo(ctx).Memo.GetFields()[saga.MemoBegan]
-	if !ok || converter.GetDefaultDataConverter().FromPayload(payload, &began) != nil {
+	if !memoField(ctx, saga.MemoBegan, &began) {
 		return 0
 	}
 	return max(workflow.Now(ctx).Sub(began), 0)
@@ -103,11 +102,17 @@ const maxTraceBytes = 512
 // saga.
 func memo(ctx workflow.Context, name string) string {
 	var text string
-	payload, ok := workflow.GetInfo(ctx).Memo.GetFields()[name]
-	if !ok || converter.GetDefaultDataConverter().FromPayload(payload, &text) != nil || len(text) > maxTraceBytes {
+	if !memoField(ctx, name, &text) || len(text) > maxTraceBytes {
 		return ""
 	}
 	return text
+}
+
+// memoField reads a field of the workflow's memo, and reports whether it is there
+// and of that type.
+func memoField(ctx workflow.Context, name string, into any) bool {
+	payload, ok := workflow.GetInfo(ctx).Memo.GetFields()[name]
+	return ok && converter.GetDefaultDataConverter().FromPayload(payload, into) == nil
 }
 
 // commitPatiently tries until the result is known or ctx is cancelled. While

@@ -12,20 +12,33 @@ import (
 	"github.com/capsaga/capsaga/saga"
 )
 
-// BenchmarkCommit measures a commit of one row, one after the other and from
-// eight callers.
-func BenchmarkCommit(b *testing.B) {
+// openBench opens a database with Capsaga's schema.
+func openBench(b *testing.B) *postgres.DB {
+	b.Helper()
 	stack := stacktest.New(b)
 	_, err := postgres.Migrate(b.Context(), stack.PostgresURL)
 	require.NoError(b, err)
 	db, err := postgres.Open(b.Context(), stack.PostgresURL)
 	require.NoError(b, err)
 	b.Cleanup(db.Close)
-	_, err = db.Pool().Exec(b.Context(), "CREATE TABLE product (id bigint PRIMARY KEY, title text NOT NULL, stock bigint)")
+	return db
+}
+
+// openWithProducts opens one with a table, and a catalog that has it.
+func openWithProducts(b *testing.B) (*postgres.DB, *saga.Catalog) {
+	b.Helper()
+	db := openBench(b)
+	_, err := db.Pool().Exec(b.Context(), "CREATE TABLE product (id bigint PRIMARY KEY, title text NOT NULL, stock bigint)")
 	require.NoError(b, err)
-	catalog := &saga.Catalog{Entities: map[string]*saga.Entity{
+	return db, &saga.Catalog{Entities: map[string]*saga.Entity{
 		"products": {Name: "products", Table: saga.Table{Schema: "public", Name: "product"}, Key: []string{"id"}},
 	}}
+}
+
+// BenchmarkCommit measures a commit of one row, one after the other and from
+// eight callers.
+func BenchmarkCommit(b *testing.B) {
+	db, catalog := openWithProducts(b)
 	var count atomic.Int64
 	commit := func() error {
 		n := count.Add(1)
@@ -57,12 +70,7 @@ func BenchmarkCommit(b *testing.B) {
 }
 
 func BenchmarkAdoptRefused(b *testing.B) {
-	stack := stacktest.New(b)
-	_, err := postgres.Migrate(b.Context(), stack.PostgresURL)
-	require.NoError(b, err)
-	db, err := postgres.Open(b.Context(), stack.PostgresURL)
-	require.NoError(b, err)
-	b.Cleanup(db.Close)
+	db := openBench(b)
 	entity := &saga.Entity{Name: "products", Redis: &saga.RedisSink{}}
 	for _, hot := range []bool{false, true} {
 		b.Run(map[bool]string{false: "new rows", true: "one row"}[hot], func(b *testing.B) {
@@ -88,17 +96,7 @@ func BenchmarkAdoptRefused(b *testing.B) {
 // upserted by one statement without a saga.
 func BenchmarkCommitBatch(b *testing.B) {
 	const size = 500
-	stack := stacktest.New(b)
-	_, err := postgres.Migrate(b.Context(), stack.PostgresURL)
-	require.NoError(b, err)
-	db, err := postgres.Open(b.Context(), stack.PostgresURL)
-	require.NoError(b, err)
-	b.Cleanup(db.Close)
-	_, err = db.Pool().Exec(b.Context(), "CREATE TABLE product (id bigint PRIMARY KEY, title text NOT NULL, stock bigint)")
-	require.NoError(b, err)
-	catalog := &saga.Catalog{Entities: map[string]*saga.Entity{
-		"products": {Name: "products", Table: saga.Table{Schema: "public", Name: "product"}, Key: []string{"id"}},
-	}}
+	db, catalog := openWithProducts(b)
 	n := 0
 	report := func(b *testing.B) { b.ReportMetric(float64(size*b.N)/b.Elapsed().Seconds(), "rows/s") }
 	b.Run("bare upsert", func(b *testing.B) {
