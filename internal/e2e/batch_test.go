@@ -146,7 +146,8 @@ func TestAFileOfManyWrites(t *testing.T) {
 		if strings.Contains(lines.Text(), `"status":"completed"`) {
 			completed++
 		}
-		if completed%5000 == 0 {
+		// The last lines come through the pipe of a program that may have ended.
+		if completed%1000 == 0 && completed <= count-1000 {
 			peakCLI, peakWorker = max(peakCLI, peakMB(t, second.Process.Pid)), max(peakWorker, peakMB(t, p.pid()))
 		}
 	}
