@@ -36,6 +36,8 @@ var temporalDynamicConfig = []string{
 	"frontend.namespaceRPS.visibility=500",
 	"history.rps=50000",
 	"matching.rps=50000",
+	// Else the server reads them from its database for each start of a workflow.
+	"system.forceSearchAttributesCacheRefreshOnRead=false",
 }
 
 func (s *stack) temporal() *server {
@@ -168,7 +170,9 @@ func (s *stack) prepareTemporal(context.Context) (command, error) {
 	for _, value := range temporalDynamicConfig {
 		args = append(args, "--dynamic-config-value", value)
 	}
-	return command{path: binary, args: args, dir: data}, nil
+	// Its heap is small for what passes through it, so that by default it is being
+	// collected all the time.
+	return command{path: binary, args: args, dir: data, env: []string{"GOGC=400"}}, nil
 }
 
 // probeTemporal asks for the namespace: the port answers before it is there.

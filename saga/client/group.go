@@ -19,10 +19,11 @@ type Group struct {
 	Off bool
 	// MaxWrites and MaxBytes bound a batch; defaults 500 and 1,000,000.
 	MaxWrites, MaxBytes int
-	// Delay bounds how long a write waits for others to join it, while batches are
-	// under way; default 2 ms. A caller that is alone never waits.
+	// Delay bounds how long a write waits while a batch is under way, for it to end or
+	// for others to fill the next one; default 50 ms. A caller that is alone never
+	// waits.
 	Delay time.Duration
-	// Flights is how many workflows are under way at once; default 4.
+	// Flights is how many workflows are under way at once, at most; default 4.
 	Flights int
 	// MaxQueuedBytes bounds the memory for writes that wait; default 64 MiB. A caller
 	// beyond it waits for room before its write is taken.
@@ -32,7 +33,7 @@ type Group struct {
 const (
 	defaultBatchWrites = 500
 	defaultBatchBytes  = 1_000_000
-	defaultDelay       = 2 * time.Millisecond
+	defaultDelay       = 50 * time.Millisecond
 	defaultFlights     = 4
 	defaultQueuedBytes = 64 << 20
 )
@@ -69,11 +70,12 @@ func (g Group) orDefaults() (Group, error) {
 }
 
 // group coalesces concurrent writes into batches, as a database's group commit does:
-// what comes while workflows are under way goes with the next one. There is no
-// fixed delay. A workflow that is about to leave waits for as many writes as the one
-// before it had, since their callers are likely to be back at once, but not longer
-// than Delay; so a lone caller, whose last workflow had one write, never waits, and
-// 256 callers find themselves in batches.
+// what comes while a batch is under way goes with the next one. A second workflow
+// beside the first would have half of the writes for the same price, which on a busy
+// machine makes both slower; so it leaves only when it is full, or when the first has
+// taken longer than Delay. When none is under way, the next one waits a moment for as
+// many writes as the last had, since their callers are likely to be back at once. A
+// lone caller, whose last workflow had one write, never waits.
 //
 // A write that is alone in its batch gets a workflow of its own, saga/<id>.
 type group struct {
@@ -85,9 +87,12 @@ type group struct {
 	queue    []*item
 	flights  int
 	expected int         // writes that the next batch is likely to have
-	late     *time.Timer // has fired or is nil: the queue has waited long enough
-	overdue  bool
+	late     *time.Timer // the end of the queue's wait
+	overdue  bool        // the queue has waited long enough
 }
+
+// rendezvous is how long a batch waits for callers that are likely to be back.
+const rendezvous = 2 * time.Millisecond
 
 func newGroup(c *Client, o Group) *group {
 	return &group{client: c, options: o, room: semaphore.NewWeighted(int64(o.MaxQueuedBytes)), expected: 1}
@@ -143,9 +148,13 @@ func (g *group) takeBack(it *item) bool {
 // launch sends a batch off if it is time to.
 func (g *group) launch() {
 	for len(g.queue) > 0 && g.flights < g.options.Flights {
-		if len(g.queue) < g.expected && !g.overdue {
+		wanted, delay := g.expected, rendezvous
+		if g.flights > 0 {
+			wanted, delay = g.options.MaxWrites, g.options.Delay
+		}
+		if len(g.queue) < wanted && !g.overdue {
 			if g.late == nil {
-				g.late = time.AfterFunc(g.options.Delay, g.expire)
+				g.late = time.AfterFunc(delay, g.expire)
 			}
 			return
 		}
@@ -206,6 +215,8 @@ func (g *group) fly(ctx context.Context, cancel context.CancelFunc, batch []*ite
 func (g *group) land() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.flights--
+	if g.flights--; g.flights == 0 && !g.overdue {
+		g.disarm() // from now on the wait is a shorter one
+	}
 	g.launch()
 }
