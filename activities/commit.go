@@ -17,6 +17,9 @@ type CommitInput struct {
 	// carry on; empty without one.
 	TraceParent string `json:"traceparent,omitempty"`
 	TraceState  string `json:"tracestate,omitempty"`
+	// Early is the token of the commit that the client made beside the start of the
+	// workflow; empty without one.
+	Early string `json:"early,omitempty"`
 }
 
 // CommitOutput is the result of Commit. It holds no row's content: that must not
@@ -61,20 +64,34 @@ func (a *Saga) Commit(ctx context.Context, in CommitInput) (CommitOutput, error)
 }
 
 func (a *Saga) commit(ctx context.Context, in CommitInput) (CommitOutput, error) {
+	info, began := activity.GetInfo(ctx), a.Now()
+	out, ok := a.early.take(ctx, in.Write.SagaID, in.Early)
+	if !ok {
+		var err error
+		if out, err = a.commitAs(ctx, in, info.WorkflowExecution.ID, info.WorkflowExecution.RunID, int(info.Attempt)); err != nil {
+			return CommitOutput{}, err
+		}
+	}
+	if out.WorkflowID != "" { // else no database knows of it
+		a.Notifier.Publish(out.Outcome(in.Write.SagaID, a.Now().Sub(began), out.Attempt))
+	}
+	return out, nil
+}
+
+// commitAs commits in the name of a workflow's run.
+func (a *Saga) commitAs(ctx context.Context, in CommitInput, workflowID, runID string, attempt int) (CommitOutput, error) {
 	w := in.Write
-	info := activity.GetInfo(ctx)
 	// Callers in other languages have validated nothing.
 	if err := w.Validate(); err != nil {
-		return a.refused(w, err, info.Attempt), nil
+		return a.refused(w, err, attempt), nil
 	}
 	began := a.Now()
 	r, err := a.Committer.Commit(ctx, CommitRequest{
-		Write: w, Catalog: a.Catalog,
-		WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID,
+		Write: w, Catalog: a.Catalog, WorkflowID: workflowID, RunID: runID,
 		TraceParent: in.TraceParent, TraceState: in.TraceState,
 	})
 	if err != nil && saga.ClassOf(err) == saga.Rejected {
-		return a.refused(w, err, info.Attempt), nil
+		return a.refused(w, err, attempt), nil
 	}
 	if err != nil {
 		return CommitOutput{}, err
@@ -82,20 +99,20 @@ func (a *Saga) commit(ctx context.Context, in CommitInput) (CommitOutput, error)
 	out := CommitOutput{
 		Status: r.Status, Error: r.Error, WorkflowID: r.WorkflowID, Content: r.Content,
 		Version: r.Version, Confirmed: r.Confirmed, CommittedAt: r.CommittedAt, FlushLSN: r.FlushLSN,
-		Owned: r.Owned, Recorded: r.Recorded, Rerun: r.RunID != info.WorkflowExecution.RunID, Attempt: int(info.Attempt),
+		Owned: r.Owned, Recorded: r.Recorded, Attempt: attempt,
+		Rerun: r.RunID != runID && (in.Early == "" || r.RunID != in.Early),
 	}
 	a.route(&out, w)
 	if out.Status == saga.Committed {
 		a.images.put(w.SagaID, r.Version, began, r.Owned)
 	}
-	a.Notifier.Publish(out.Outcome(w.SagaID, a.Now().Sub(began), out.Attempt))
 	return out, nil
 }
 
 // refused is the result of a write that reached no transaction.
-func (a *Saga) refused(w saga.Write, err error, attempt int32) CommitOutput {
+func (a *Saga) refused(w saga.Write, err error, attempt int) CommitOutput {
 	e := errorInfo(saga.StepCommit, err)
-	return CommitOutput{Status: saga.RejectedEnd, Error: &e, Content: w.Digest(), Attempt: int(attempt)}
+	return CommitOutput{Status: saga.RejectedEnd, Error: &e, Content: w.Digest(), Attempt: attempt}
 }
 
 // route says where the rows go and what holds of each sink's step.

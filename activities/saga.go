@@ -36,6 +36,7 @@ type Dependencies struct {
 type Saga struct {
 	Dependencies
 	images   *images
+	early    earlyCommits
 	breakers map[saga.StepName]*breaker
 	pace     pace
 }
@@ -52,7 +53,10 @@ func New(d Dependencies) *Saga {
 	for _, sink := range saga.Sinks {
 		breakers[saga.StepName(sink)] = newBreaker()
 	}
-	return &Saga{Dependencies: d, images: newImages(d.ImageBytes), breakers: breakers}
+	return &Saga{
+		Dependencies: d, images: newImages(d.ImageBytes), breakers: breakers,
+		early: earlyCommits{sagas: map[string]*earlyCommit{}},
+	}
 }
 
 // attempt runs one attempt of a step: within a deadline that leaves time to

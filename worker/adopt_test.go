@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -121,11 +122,47 @@ func TestRefusedRowsWaitForTemporal(t *testing.T) {
 func TestRefusedRowIsStartedOnce(t *testing.T) {
 	a := newAdopter(t)
 	w := a.refuse("")
-	run, err := a.client.Adopt(t.Context(), w)
+	run, err := a.client.Adopt(t.Context(), w, "")
 	require.NoError(t, err)
 	require.Empty(t, a.runOf(w))
 	require.NoError(t, a.temporal.TerminateWorkflow(t.Context(), saga.WorkflowID(w.SagaID), "", "by hand"))
 	defer a.run()()
 	stacktest.Eventually(t, 20*time.Second, func() error { return a.started(w) })
 	require.Equal(t, run, a.runOf(w))
+}
+
+// Of a saga that committed before its workflow was seen, the workflow that was started
+// beside the commit is told by its token, whatever became of it. Another that has the
+// id is another write's.
+func TestAdoptOfAnEarlyCommit(t *testing.T) {
+	a := newAdopter(t)
+	ctx, token := t.Context(), saga.EarlyToken("mine")
+	w := saga.Write{SagaID: string(a.stack.Prefix), Mutations: []saga.Mutation{{Entity: "products", Op: saga.Delete, Key: saga.Columns{"id": json.RawMessage("1")}}}}
+	begin := func(token string) sdkclient.WorkflowRun {
+		run, err := a.temporal.ExecuteWorkflow(ctx, sdkclient.StartWorkflowOptions{
+			ID: saga.WorkflowID(w.SagaID), TaskQueue: a.stack.Prefix.TaskQueue(), Memo: map[string]any{saga.MemoEarly: token},
+		}, saga.WorkflowSaga, w)
+		require.NoError(t, err)
+		return run
+	}
+	end := func(run string) {
+		require.NoError(t, a.temporal.TerminateWorkflow(ctx, saga.WorkflowID(w.SagaID), run, "by an operator"))
+	}
+	mine := begin(token)
+	run, err := a.client.Adopt(ctx, w, token)
+	require.NoError(t, err)
+	require.Equal(t, mine.GetRunID(), run)
+	end(run)
+	run, err = a.client.Adopt(ctx, w, token)
+	require.NoError(t, err)
+	require.Equal(t, mine.GetRunID(), run, "what an operator has ended is not begun again")
+
+	other := begin(saga.EarlyToken("other"))
+	_, err = a.client.Adopt(ctx, w, token)
+	require.Equal(t, saga.Rejected, saga.ClassOf(err), "the other has to end first: %v", err)
+	end(other.GetRunID())
+	run, err = a.client.Adopt(ctx, w, token)
+	require.NoError(t, err)
+	require.NotContains(t, []string{mine.GetRunID(), other.GetRunID()}, run)
+	end(run)
 }

@@ -195,9 +195,10 @@ func (w *Worker) dialTemporal() (sdkclient.Client, error) {
 func (w *Worker) Client() *client.Client { return w.client }
 
 // NewClient returns a further client in the worker's own process, with options of its
-// own; the connection, the prefix, the notifier and the ledger are the worker's.
+// own; the connection, the prefix, the notifier, the committer and the ledger are the worker's.
 func (w *Worker) NewClient(o client.Options) (*client.Client, error) {
 	o.Temporal, o.Prefix, o.Notifier, o.Ledger = w.temporal, w.config.Systems.Prefix, w.hub, w.db
+	o.Committer = activities.NewEarly(w.saga)
 	return client.New(o)
 }
 

@@ -81,6 +81,7 @@ func (s *story) committed(ctx workflow.Context, out activities.CommitOutput, too
 func (s *story) commitInput(ctx workflow.Context) activities.CommitInput {
 	return activities.CommitInput{
 		Write: s.write, TraceParent: memo(ctx, saga.HeaderTraceParent), TraceState: memo(ctx, saga.HeaderTraceState),
+		Early: memo(ctx, saga.MemoEarly),
 	}
 }
 

@@ -115,9 +115,9 @@ func (s *show) adopted(t *testing.T) (sagaID string) {
 	t.Helper()
 	s.Systems.OnRead = rowNow(2000)
 	w := s.Systems.Adopt(nil, *s.row(1000))
-	first, err := s.Adopt(activitytest.Within(t, 20*time.Second), w)
+	first, err := s.Adopt(activitytest.Within(t, 20*time.Second), w, "")
 	require.NoError(t, err)
-	again, err := s.Adopt(activitytest.Within(t, 20*time.Second), w)
+	again, err := s.Adopt(activitytest.Within(t, 20*time.Second), w, "")
 	require.NoError(t, err)
 	require.Equal(t, first, again, "it is started once")
 	return w.SagaID

@@ -20,6 +20,10 @@ const root = "../.."
 var binaries string
 
 func TestMain(m *testing.M) {
+	if calls := os.Getenv(serviceCalls); calls != "" {
+		fmt.Fprintln(os.Stderr, service(calls))
+		os.Exit(1)
+	}
 	var err error
 	if binaries, err = os.MkdirTemp("", "capsaga-e2e-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -272,13 +273,29 @@ func (db *DB) attachStream(ctx context.Context, request CommitRequest) (*CommitR
 	return r, nil
 }
 
-// StartAdopted starts the workflows of adopted sagas that have none yet, at most
-// limit of them, oldest first, and returns how many. start is called again for one
-// whose start was not remembered. Of several workers one does this at a time.
+// earlyGrace is how old a saga is at least that has committed before its workflow was
+// seen: most are over by then.
+const earlyGrace = 5 * time.Second
+
+// startSaga starts the workflow of a saga and returns its run. The token is that of a
+// commit that was made beside the start of the workflow; empty of a stream's saga.
+type startSaga = func(ctx context.Context, w saga.Write, token string) (runID string, err error)
+
+// unstarted is a saga that may have no workflow.
+type unstarted struct {
+	write saga.Write
+	token string
+}
+
+// StartAdopted starts the workflows of sagas that the ledger has and that may have
+// none yet: those that streams have entered, and those whose client has committed and
+// was killed before it could start them. It takes at most limit of each, oldest first,
+// and returns how many have one now. start is called again for one whose start was not
+// remembered. Of several workers one does this at a time.
 //
 // An error of start that can pass ends the round; one that refuses the saga does
 // not keep the others waiting.
-func (db *DB) StartAdopted(ctx context.Context, limit int, start func(context.Context, saga.Write) (runID string, err error)) (started int, err error) {
+func (db *DB) StartAdopted(ctx context.Context, limit int, start startSaga) (started int, err error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return 0, classify("start adopted sagas", err)
@@ -289,16 +306,26 @@ func (db *DB) StartAdopted(ctx context.Context, limit int, start func(context.Co
 		return 0, classify("start adopted sagas", err)
 	}
 	defer unlockAdopted(ctx, conn.Conn())
-	rows, err := conn.Query(ctx, `SELECT write::text FROM capsaga.saga
-		WHERE stream_row IS NOT NULL AND run_id = '' AND finished_at IS NULL ORDER BY created_at LIMIT $1`, limit)
+	rows, err := conn.Query(ctx, `(SELECT write::text, run_id FROM capsaga.saga
+		WHERE stream_row IS NOT NULL AND run_id = '' AND finished_at IS NULL ORDER BY created_at LIMIT $1)
+		UNION ALL
+		(SELECT write::text, run_id FROM capsaga.saga
+		WHERE run_id LIKE 'early/%' AND finished_at IS NULL AND outcome IS NULL AND created_at < clock_timestamp() - make_interval(secs => $2)
+		ORDER BY created_at LIMIT $1)`, limit, earlyGrace.Seconds())
 	if err != nil {
 		return 0, classify("list adopted sagas", err)
 	}
-	bodies, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	sagas, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (u unstarted, err error) {
+		var body []byte
+		if err = row.Scan(&body, &u.token); err == nil {
+			err = json.Unmarshal(body, &u.write)
+		}
+		return u, err
+	})
 	if err != nil {
 		return 0, classify("list adopted sagas", err)
 	}
-	return startEach(ctx, conn, bodies, start)
+	return startEach(ctx, conn, sagas, start)
 }
 
 // unlockAdopted lets the next worker start sagas; a connection that cannot do that
@@ -309,13 +336,9 @@ func unlockAdopted(ctx context.Context, conn *pgx.Conn) {
 	}
 }
 
-func startEach(ctx context.Context, q execer, bodies []string, start func(context.Context, saga.Write) (string, error)) (started int, refused error) {
-	for _, body := range bodies {
-		var w saga.Write
-		if err := json.Unmarshal([]byte(body), &w); err != nil {
-			return started, fmt.Errorf("read the ledger: %w", err)
-		}
-		runID, err := start(ctx, w)
+func startEach(ctx context.Context, q execer, sagas []unstarted, start startSaga) (started int, refused error) {
+	for _, u := range sagas {
+		runID, err := start(ctx, u.write, u.token)
 		if err != nil && saga.ClassOf(err) != saga.Rejected {
 			return started, err
 		}
@@ -323,8 +346,8 @@ func startEach(ctx context.Context, q execer, bodies []string, start func(contex
 			refused = err
 			continue
 		}
-		if _, err := q.Exec(ctx, "UPDATE capsaga.saga SET run_id = $2 WHERE id = $1 AND run_id = ''", w.SagaID, runID); err != nil {
-			return started, classify("note the workflow of saga "+w.SagaID, err)
+		if _, err := q.Exec(ctx, "UPDATE capsaga.saga SET run_id = $2 WHERE id = $1 AND run_id = $3", u.write.SagaID, runID, u.token); err != nil {
+			return started, classify("note the workflow of saga "+u.write.SagaID, err)
 		}
 		started++
 	}

@@ -266,7 +266,7 @@ func TestStartAdopted(t *testing.T) {
 	}
 	f.committed(`{"saga_id":"a","mutations":[{"entity":"products","op":"insert","row":{"id":1,"title":"x"}}]}`)
 	var seen []string
-	start := func(_ context.Context, w saga.Write) (string, error) {
+	start := func(_ context.Context, w saga.Write, _ string) (string, error) {
 		require.NoError(t, w.Validate())
 		switch key := w.Stream.Key; key {
 		case "1":
@@ -294,7 +294,7 @@ func TestStartAdopted(t *testing.T) {
 
 	// Of two workers one starts, and the other comes when that one is gone.
 	f.adopt(f.refused("6", 700))
-	_, err = f.StartAdopted(t.Context(), 10, func(context.Context, saga.Write) (string, error) {
+	_, err = f.StartAdopted(t.Context(), 10, func(context.Context, saga.Write, string) (string, error) {
 		n, err := f.StartAdopted(t.Context(), 10, start)
 		require.NoError(t, err)
 		assert.Zero(t, n)

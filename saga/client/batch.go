@@ -67,9 +67,10 @@ type item struct {
 	digest  string
 	level   Level
 	trace   saga.Trace
-	done    chan Result // takes one
-	told    bool        // of the flight alone
-	left    func()      // tells the flight that the caller has left
+	done    chan Result    // takes one
+	told    bool           // of the flight alone
+	left    func()         // tells the flight that the caller has left
+	begun   sync.WaitGroup // of the start of its own workflow
 }
 
 // maxTraceBytes keeps the traces of a batch small beside its writes.

@@ -43,6 +43,14 @@ type Notifier interface {
 	SubscribeAll(sagaIDs []string) (outcomes <-chan saga.Outcome, cancel func())
 }
 
+// Committer commits writes in this process.
+type Committer interface {
+	// Commit commits a write whose workflow is being started, in the name of a token
+	// that the workflow's memo has. It returns the outcome, which the Notifier tells as
+	// well, or nil where the workflow has to tell what became of it.
+	Commit(ctx context.Context, w saga.Write, token string, trace saga.Trace) *saga.Outcome
+}
+
 // Options are what a Client works with.
 type Options struct {
 	// Temporal is the connection, which stays the caller's to close. Its data
@@ -53,6 +61,9 @@ type Options struct {
 	// Notifier is that of the worker in the same process, which must use the same
 	// Temporal connection; nil when the workers are elsewhere.
 	Notifier Notifier
+	// Committer is that of the same worker, optional beside Notifier: it commits a write
+	// that is alone while Temporal starts its workflow.
+	Committer Committer
 	// Ledger knows the sagas that Temporal has forgotten, for Replay; without it,
 	// those cannot be started again.
 	Ledger Ledger
@@ -75,11 +86,12 @@ const (
 
 // Client writes sagas and waits for them. It is safe for concurrent use.
 type Client struct {
-	temporal sdkclient.Client
-	prefix   saga.Prefix
-	notifier Notifier
-	ledger   Ledger
-	options  Group
+	temporal  sdkclient.Client
+	prefix    saga.Prefix
+	notifier  Notifier
+	committer Committer
+	ledger    Ledger
+	options   Group
 	// Writes that wait for the synchronous replica would hold up those that do not.
 	groups map[saga.Consistency]*group
 }
@@ -93,7 +105,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new client: Options.Prefix: %w", err)
 	}
-	c := &Client{temporal: o.Temporal, prefix: prefix, notifier: o.Notifier, ledger: o.Ledger}
+	c := &Client{temporal: o.Temporal, prefix: prefix, notifier: o.Notifier, committer: o.Committer, ledger: o.Ledger}
 	if c.options, err = o.Group.orDefaults(); err != nil {
 		return nil, fmt.Errorf("new client: %w", err)
 	}
@@ -140,38 +152,6 @@ func (c *Client) writeAlone(ctx context.Context, it *item) (saga.Outcome, error)
 			UpdateOptions:          options,
 		})
 	})
-}
-
-// writeHere starts a saga in this process.
-func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) {
-	id := it.write.SagaID
-	outcomes, cancel := c.notifier.Subscribe(id)
-	defer cancel()
-	options := c.start(ctx, it.write)
-	options.EnableEagerStart = true
-	if _, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, it.encoded); err != nil {
-		if closedBefore(err) {
-			return c.result(ctx, id, it.digest)
-		}
-		return saga.Outcome{}, c.failed(ctx, id, err)
-	}
-	grace := time.NewTimer(notificationGrace)
-	defer grace.Stop()
-	for {
-		select {
-		case o := <-outcomes:
-			if o.Content == it.digest && it.level.reached(&o) {
-				return settled(o, it.digest)
-			}
-			if o.Content != it.digest {
-				return saga.Outcome{}, reused(id)
-			}
-		case <-grace.C:
-			return c.wait(ctx, id, it.digest, it.level)
-		case <-ctx.Done():
-			return saga.Outcome{}, c.unfinished(id, ctx.Err())
-		}
-	}
 }
 
 // Start starts a saga and does not wait for it.

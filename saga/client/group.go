@@ -204,6 +204,7 @@ func (g *group) fly(ctx context.Context, cancel context.CancelFunc, batch []*ite
 	if len(batch) == 1 {
 		o, err := g.client.writeAlone(batch[0].ctx, batch[0])
 		batch[0].tell(Result{Outcome: o, Err: err})
+		batch[0].begun.Wait() // a commit is answered before that, and must not outrun it
 	} else {
 		g.client.fly(ctx, batch)
 	}

@@ -101,7 +101,7 @@ func (c *Client) started(ctx context.Context, sagaID string) bool {
 		a, err := c.Replay(ctx, sagaID, "", "")
 		return err == nil && a.Did == saga.DidStart
 	}
-	if _, err := c.Adopt(ctx, *w); err != nil {
+	if _, err := c.Adopt(ctx, *w, ""); err != nil {
 		return false
 	}
 	_, err = c.Wait(ctx, sagaID, WaitVisible)

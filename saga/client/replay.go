@@ -126,24 +126,6 @@ func over(o *saga.Outcome, closed bool) bool {
 	return o.Status.Final()
 }
 
-// Adopt starts the workflow of a saga that the ledger has and Temporal has not seen,
-// and returns its run. One that was started before is left as it is, whatever became
-// of it: its run is returned.
-func (c *Client) Adopt(ctx context.Context, w saga.Write) (runID string, err error) {
-	options := c.start(ctx, &w)
-	options.WorkflowIDConflictPolicy = enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL
-	options.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
-	run, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, w)
-	var before *serviceerror.WorkflowExecutionAlreadyStarted
-	if errors.As(err, &before) {
-		return before.RunId, nil
-	}
-	if err != nil {
-		return "", c.failed(ctx, w.SagaID, err)
-	}
-	return run.GetRunID(), nil
-}
-
 // begin starts the workflow, unless it has been started meanwhile.
 func (c *Client) begin(ctx context.Context, options sdkclient.StartWorkflowOptions, w saga.Write, level Level) (saga.Outcome, error) {
 	if level != "" {
