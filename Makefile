@@ -18,7 +18,7 @@ GOBUILD := go build -buildvcs=$(BUILDVCS)
 RACED := ./saga/... ./workflows/... ./activities/... ./starter/... ./internal/config/... ./internal/gather/... ./internal/ndjson/... ./internal/notify/...
 
 # Tests that have a long form (ifSoaking).
-SOAK := TestPausedSinks|TestTPCB|TestStreamsSurviveSIGKILL|TestSagasAndSQLOnTheSameKeys|TestKafkaAwayUnderLoad|TestAFileOfManyWrites|TestKillAmongBatches
+SOAK := TestPausedSinks|TestTPCB|TestStreamsSurviveSIGKILL|TestSagasAndSQLOnTheSameKeys|TestKafkaAwayUnderLoad|TestAFileOfManyWrites|TestKillAmongBatches|TestKillBetweenTheCommitAndTheStart
 
 .PHONY: help
 help: ## Show this list

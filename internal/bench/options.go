@@ -27,7 +27,7 @@ type Options struct {
 	Settle      time.Duration // the longest wait for rest before it; default 20s
 	Rows        int           // that end a measurement before its time; default 30,000; fewer where they are large
 	RowBytes    int           // of one row, about; default 100
-	Batch       int           // rows of a batch; default 500; fewer where they are large
+	Batch       int           // rows of a batch; default 1000; fewer where they are large
 	Only        []string      // letters or names of contestants; default all
 
 	// Progress, if set, is told what begins.
@@ -51,7 +51,7 @@ const (
 	DefaultSettle      = 20 * time.Second
 	DefaultRows        = 30_000
 	DefaultRowBytes    = 100
-	DefaultBatch       = 500
+	DefaultBatch       = 1000
 )
 
 // The bounds of the options.

@@ -29,10 +29,7 @@ func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) 
 			if b.err != nil {
 				return c.notBegun(ctx, it, b)
 			}
-			begun = nil
-			grace := time.NewTimer(notificationGrace)
-			defer grace.Stop()
-			late = grace.C
+			begun, late = nil, time.After(notificationGrace)
 		case <-late:
 			return c.wait(ctx, id, it.digest, it.level)
 		case <-ctx.Done():
