@@ -188,10 +188,9 @@ func (a *Saga) tellBatch(table *saga.BatchTable, writes []BatchWrite, status sag
 		if w.Write == nil || !a.Notifier.Waits(w.Write.SagaID) {
 			continue
 		}
-		if o := out.Outcome(i, w.Write.SagaID, w.Digest); o.Status != saga.Pending {
-			o.SagaID = w.Write.SagaID
-			a.Notifier.Publish(o)
-		}
+		o := out.Outcome(i, w.Write.SagaID, w.Digest)
+		o.SagaID = w.Write.SagaID
+		a.Notifier.Publish(o) // one that is pending will be split off
 	}
 }
 
@@ -334,6 +333,7 @@ type FinishBatchInput struct {
 	// by one.
 	Completed []saga.Outcome `json:"completed,omitempty"`
 	// Writes and Table, inside of the workflow's process, are for the waiters there.
+	// Without a table they have to ask for the batch's result.
 	Writes []BatchWrite     `json:"-"`
 	Table  *saga.BatchTable `json:"-"`
 }
@@ -351,6 +351,8 @@ func (a *Saga) FinishBatch(ctx context.Context, in FinishBatchInput) (FinishBatc
 	}
 	if in.Table != nil {
 		a.tellBatch(in.Table, in.Writes, saga.Completed, in.Steps)
+	} else {
+		a.tellBatch(&saga.BatchTable{}, in.Writes, saga.Pending, nil)
 	}
 	return FinishBatchOutput{}, a.attempt(ctx, stepRecord, func(ctx context.Context) error {
 		if len(in.Completed) > 0 {

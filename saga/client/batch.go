@@ -143,7 +143,7 @@ func chunks(items []*item, maxWrites, maxBytes int) [][]*item {
 // the workflow has ended, or when nothing more can be learned of it; items that were
 // split off are waited for besides.
 func (c *Client) fly(ctx context.Context, items []*item) {
-	f := &flight{client: c, items: items, byID: map[string][]*item{}}
+	f := &flight{client: c, items: items, byID: map[string][]*item{}, ended: map[string]bool{}}
 	batch := saga.Batch{}
 	var entities []string
 	for _, it := range items {
@@ -186,6 +186,7 @@ type flight struct {
 	id     string // of its workflow
 	items  []*item
 	byID   map[string][]*item
+	ended  map[string]bool // sagas that have ended in the batch
 }
 
 // here runs the batch in this process, whose worker tells of each saga as it goes.
@@ -204,11 +205,23 @@ func (f *flight) here(ctx context.Context, options sdkclient.StartWorkflowOption
 	}
 	end := make(chan Result, 1)
 	var out saga.BatchOutcome
-	go func() { end <- Result{Err: run.Get(ctx, &out)} }()
+	ask := sync.OnceFunc(func() {
+		go func() { end <- Result{Err: run.Get(ctx, &out)} }()
+	})
+	quiet := time.NewTimer(quietTime)
+	defer quiet.Stop()
 	for {
 		select {
 		case o := <-outcomes:
-			f.hear(o)
+			quiet.Reset(quietTime)
+			if o.Status == saga.Pending { // it is split off, and the result tells when
+				ask()
+			}
+			if f.hear(o) {
+				return
+			}
+		case <-quiet.C:
+			ask()
 		case r := <-end:
 			f.land(ctx, &out, r.Err)
 			return
@@ -216,13 +229,22 @@ func (f *flight) here(ctx context.Context, options sdkclient.StartWorkflowOption
 	}
 }
 
-// hear tells those who wait for that much.
-func (f *flight) hear(o saga.Outcome) {
+// quietTime is how long a flight in this process hears nothing before it asks Temporal
+// for the batch's result, which costs a tenth of the batch: another worker may run it.
+const quietTime = 500 * time.Millisecond
+
+// hear tells those who wait for that much, and reports whether the batch has come to
+// its end and nobody waits any more.
+func (f *flight) hear(o saga.Outcome) (over bool) {
 	for _, it := range f.byID[o.SagaID] {
 		if o.Content == it.digest && it.level.reached(&o) {
 			it.tell(answered(o, it.digest))
 		}
 	}
+	if o.Status.Final() {
+		f.ended[o.SagaID] = true
+	}
+	return len(f.ended) == len(f.byID) && !slices.ContainsFunc(f.items, func(it *item) bool { return !it.told })
 }
 
 // there runs the batch in another process. The answer to who waits for the commit

@@ -86,13 +86,15 @@ type group struct {
 	mu       sync.Mutex
 	queue    []*item
 	flights  int
-	expected int         // writes that the next batch is likely to have
-	late     *time.Timer // the end of the queue's wait
-	overdue  bool        // the queue has waited long enough
+	expected int           // writes that the next batch is likely to have
+	took     time.Duration // by the last one
+	late     *time.Timer   // the end of the queue's wait
+	overdue  bool          // the queue has waited long enough
 }
 
-// rendezvous is how long a batch waits for callers that are likely to be back.
-const rendezvous = 2 * time.Millisecond
+// maxRendezvous is how long a batch waits, at most, for callers that are likely to be
+// back: a quarter of the time that the last one took, else.
+const maxRendezvous = 10 * time.Millisecond
 
 func newGroup(c *Client, o Group) *group {
 	return &group{client: c, options: o, room: semaphore.NewWeighted(int64(o.MaxQueuedBytes)), expected: 1}
@@ -148,7 +150,7 @@ func (g *group) takeBack(it *item) bool {
 // launch sends a batch off if it is time to.
 func (g *group) launch() {
 	for len(g.queue) > 0 && g.flights < g.options.Flights {
-		wanted, delay := g.expected, rendezvous
+		wanted, delay := min(g.expected, g.options.MaxWrites), min(g.took/4, maxRendezvous)
 		if g.flights > 0 {
 			wanted, delay = g.options.MaxWrites, g.options.Delay
 		}
@@ -162,7 +164,6 @@ func (g *group) launch() {
 		batch := chunks(g.queue, g.options.MaxWrites, g.options.MaxBytes)[0]
 		g.queue = append([]*item(nil), g.queue[len(batch):]...)
 		g.flights++
-		g.expected = len(batch)
 		ctx, cancel := context.WithCancel(context.Background())
 		callers := int64(len(batch))
 		for _, it := range batch {
@@ -199,7 +200,8 @@ const slotTime = time.Second
 // others; when all have left, nobody is waited for any more.
 func (g *group) fly(ctx context.Context, cancel context.CancelFunc, batch []*item) {
 	defer cancel()
-	leave := sync.OnceFunc(g.land)
+	began := time.Now()
+	leave := sync.OnceFunc(func() { g.land(len(batch), time.Since(began)) })
 	late := time.AfterFunc(slotTime, leave)
 	if len(batch) == 1 {
 		o, err := g.client.writeAlone(batch[0].ctx, batch[0])
@@ -212,10 +214,13 @@ func (g *group) fly(ctx context.Context, cancel context.CancelFunc, batch []*ite
 	leave()
 }
 
-// land makes room for the next flight.
-func (g *group) land() {
+// land makes room for the next flight. The callers of this one are likely to be back at
+// once, and to go with those who are waiting: else there would be two crowds, each of
+// which waits for the flights of the other.
+func (g *group) land(writes int, took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.expected, g.took = writes+len(g.queue), took
 	if g.flights--; g.flights == 0 && !g.overdue {
 		g.disarm() // from now on the wait is a shorter one
 	}

@@ -19,10 +19,11 @@ func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) 
 	for {
 		select {
 		case o := <-outcomes:
-			if o.Content != it.digest {
+			switch {
+			case o.Status == saga.Pending: // a batch leaves it to its own workflow
+			case o.Content != it.digest:
 				return saga.Outcome{}, reused(id)
-			}
-			if it.level.reached(&o) {
+			case it.level.reached(&o):
 				return settled(o, it.digest)
 			}
 		case b := <-begun:
