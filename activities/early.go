@@ -25,8 +25,8 @@ const (
 	// earlyTimeout bounds an early commit: what takes longer is for the workflow.
 	earlyTimeout = 2 * time.Second
 	// earlyAge is for how long a result is kept for its workflow, which may run in
-	// another process.
-	earlyAge = time.Minute
+	// another process, and so be further than the result says.
+	earlyAge = 5 * time.Second
 )
 
 // earlyCommit is one under way, or its result.
@@ -81,9 +81,9 @@ func (c *earlyCommits) take(ctx context.Context, sagaID, token string) (out Comm
 	}
 }
 
-// Commit commits a write. It returns nil unless it was this call that committed it:
-// whatever else became of it is for the workflow to tell.
-func (e *Early) Commit(ctx context.Context, w saga.Write, token string, trace saga.Trace) *saga.Outcome {
+// Commit commits a write, and tells the waiters of this process if it was this call
+// that did. Whatever else becomes of the write is for the workflow to tell.
+func (e *Early) Commit(ctx context.Context, w saga.Write, token string, trace saga.Trace) saga.EarlyCommit {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), earlyTimeout)
 	defer cancel()
 	entry := e.saga.early.enter(w.SagaID, token)
@@ -91,10 +91,13 @@ func (e *Early) Commit(ctx context.Context, w saga.Write, token string, trace sa
 	began := e.saga.Now()
 	in := CommitInput{Write: w, TraceParent: trace.Parent, TraceState: trace.State, Early: token}
 	entry.out, entry.err = e.saga.commitAs(ctx, in, saga.WorkflowID(w.SagaID), token, 1)
-	if entry.err != nil || entry.out.Status != saga.Committed || entry.out.Rerun {
-		return nil
+	switch {
+	case entry.err != nil || entry.out.Status == saga.Committed && entry.out.Rerun:
+		return saga.EarlyCommit{}
+	case entry.out.Status != saga.Committed:
+		return saga.EarlyCommit{Refused: true}
 	}
 	o := entry.out.Outcome(w.SagaID, e.saga.Now().Sub(began), 1)
 	e.saga.Notifier.Publish(o)
-	return &o
+	return saga.EarlyCommit{Outcome: &o}
 }

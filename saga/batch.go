@@ -199,10 +199,3 @@ func BatchSummary(writes int, entities []string) string {
 // MemoBegan is the memo field of a saga that was split off a batch: since when its
 // steps have been tried, as JSON of a time.
 const MemoBegan = "began"
-
-// MemoEarly is the memo field of a saga that its client commits beside the start of
-// its workflow: the token of that commit, which the ledger has in place of the run.
-const MemoEarly = "early"
-
-// EarlyToken returns the token of such a name.
-func EarlyToken(name string) string { return "early/" + name }

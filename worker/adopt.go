@@ -2,7 +2,9 @@ package worker
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/capsaga/capsaga/saga"
@@ -23,14 +25,18 @@ const (
 // Every worker that runs sagas does; one of them at a time has work. Temporal may be
 // away meanwhile: the ledger waits.
 func (w *Worker) adopt(ctx context.Context) error {
+	refused := refusals{}
 	for failing := false; ; {
-		refused := 0
-		_, err := w.db.StartAdopted(ctx, adoptBatch, func(ctx context.Context, write saga.Write, token string) (string, error) {
+		ofRows := 0
+		_, err := w.db.StartAdopted(ctx, adoptBatch, refused.recent(time.Now()), func(ctx context.Context, write saga.Write, token string) (string, error) {
 			ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
 			defer cancel()
 			runID, err := w.client.Adopt(ctx, write, token)
-			if err == nil && write.Stream != nil {
-				refused++
+			switch {
+			case err == nil && write.Stream != nil:
+				ofRows++
+			case err != nil && saga.ClassOf(err) == saga.Rejected:
+				refused[write.SagaID] = time.Now()
 			}
 			return runID, err
 		})
@@ -38,11 +44,29 @@ func (w *Worker) adopt(ctx context.Context) error {
 			w.log.Warn("cannot start the workflows of all sagas that lack one: still trying", "error", err)
 		}
 		failing = err != nil
-		if refused > 0 {
-			w.log.Info("started sagas of rows that a sink refused: see `capsaga list --status parked`", "sagas", refused)
+		if ofRows > 0 {
+			w.log.Info("started sagas of rows that a sink refused: see `capsaga list --status parked`", "sagas", ofRows)
 		}
 		if !sleep(ctx, adoptEvery/2+rand.N(adoptEvery)) {
 			return nil
 		}
 	}
+}
+
+// refusals are the sagas whose start Temporal has refused, and when: for a while others
+// go before them.
+type refusals map[string]time.Time
+
+const (
+	refusedFor  = time.Minute
+	maxRefusals = 10_000
+)
+
+// recent returns those of the last while.
+func (r refusals) recent(now time.Time) []string {
+	maps.DeleteFunc(r, func(_ string, at time.Time) bool { return now.Sub(at) > refusedFor })
+	if len(r) > maxRefusals {
+		clear(r)
+	}
+	return slices.AppendSeq([]string{}, maps.Keys(r))
 }

@@ -108,7 +108,7 @@ func TestRefusedRowsWaitForTemporal(t *testing.T) {
 	a := newAdopter(t)
 	w := a.refuse("")
 	a.dial("127.0.0.1:1")
-	_, err := a.db.StartAdopted(t.Context(), adoptBatch, a.client.Adopt)
+	_, err := a.db.StartAdopted(t.Context(), adoptBatch, []string{}, a.client.Adopt)
 	require.Error(t, err)
 	require.NotEqual(t, saga.Rejected, saga.ClassOf(err), "%v", err)
 	require.Empty(t, a.runOf(w))
@@ -132,37 +132,44 @@ func TestRefusedRowIsStartedOnce(t *testing.T) {
 }
 
 // Of a saga that committed before its workflow was seen, the workflow that was started
-// beside the commit is told by its token, whatever became of it. Another that has the
-// id is another write's.
+// beside the commit is told by its token, or by what it writes, whatever became of it.
+// Another that has the id is another write's.
 func TestAdoptOfAnEarlyCommit(t *testing.T) {
 	a := newAdopter(t)
 	ctx, token := t.Context(), saga.EarlyToken("mine")
-	w := saga.Write{SagaID: string(a.stack.Prefix), Mutations: []saga.Mutation{{Entity: "products", Op: saga.Delete, Key: saga.Columns{"id": json.RawMessage("1")}}}}
-	begin := func(token string) sdkclient.WorkflowRun {
+	deletes := func(id string) saga.Write {
+		return saga.Write{SagaID: string(a.stack.Prefix), Mutations: []saga.Mutation{{Entity: "products", Op: saga.Delete, Key: saga.Columns{"id": json.RawMessage(id)}}}}
+	}
+	w := deletes("1")
+	begin := func(w saga.Write, token string) (runID string) {
 		run, err := a.temporal.ExecuteWorkflow(ctx, sdkclient.StartWorkflowOptions{
 			ID: saga.WorkflowID(w.SagaID), TaskQueue: a.stack.Prefix.TaskQueue(), Memo: map[string]any{saga.MemoEarly: token},
 		}, saga.WorkflowSaga, w)
 		require.NoError(t, err)
-		return run
+		return run.GetRunID()
 	}
 	end := func(run string) {
 		require.NoError(t, a.temporal.TerminateWorkflow(ctx, saga.WorkflowID(w.SagaID), run, "by an operator"))
 	}
-	mine := begin(token)
-	run, err := a.client.Adopt(ctx, w, token)
-	require.NoError(t, err)
-	require.Equal(t, mine.GetRunID(), run)
-	end(run)
-	run, err = a.client.Adopt(ctx, w, token)
-	require.NoError(t, err)
-	require.Equal(t, mine.GetRunID(), run, "what an operator has ended is not begun again")
+	adopt := func() string {
+		run, err := a.client.Adopt(ctx, w, token)
+		require.NoError(t, err)
+		return run
+	}
+	mine := begin(w, token)
+	require.Equal(t, mine, adopt())
+	end(mine)
+	require.Equal(t, mine, adopt(), "what an operator has ended is not begun again")
+	again := begin(w, saga.EarlyToken("again")) // the same write, from elsewhere
+	require.Equal(t, again, adopt())
+	end(again)
+	require.Equal(t, again, adopt())
 
-	other := begin(saga.EarlyToken("other"))
-	_, err = a.client.Adopt(ctx, w, token)
+	other := begin(deletes("2"), saga.EarlyToken("other"))
+	_, err := a.client.Adopt(ctx, w, token)
 	require.Equal(t, saga.Rejected, saga.ClassOf(err), "the other has to end first: %v", err)
-	end(other.GetRunID())
-	run, err = a.client.Adopt(ctx, w, token)
-	require.NoError(t, err)
-	require.NotContains(t, []string{mine.GetRunID(), other.GetRunID()}, run)
+	end(other)
+	run := adopt()
+	require.NotContains(t, []string{mine, again, other}, run)
 	end(run)
 }

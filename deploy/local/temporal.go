@@ -170,9 +170,9 @@ func (s *stack) prepareTemporal(context.Context) (command, error) {
 	for _, value := range temporalDynamicConfig {
 		args = append(args, "--dynamic-config-value", value)
 	}
-	// Its heap is small for what passes through it, so that by default it is being
+	// What passes through it is much for its small heap, so that by default it is being
 	// collected all the time.
-	return command{path: binary, args: args, dir: data, env: []string{"GOGC=400"}}, nil
+	return command{path: binary, args: args, dir: data, env: []string{"GOGC=400", "GOMEMLIMIT=1GiB"}}, nil
 }
 
 // probeTemporal asks for the namespace: the port answers before it is there.

@@ -290,12 +290,12 @@ type unstarted struct {
 // StartAdopted starts the workflows of sagas that the ledger has and that may have
 // none yet: those that streams have entered, and those whose client has committed and
 // was killed before it could start them. It takes at most limit of each, oldest first,
-// and returns how many have one now. start is called again for one whose start was not
-// remembered. Of several workers one does this at a time.
+// and returns how many have one now; those of skip it leaves out. start is called again
+// for one whose start was not remembered. Of several workers one does this at a time.
 //
 // An error of start that can pass ends the round; one that refuses the saga does
 // not keep the others waiting.
-func (db *DB) StartAdopted(ctx context.Context, limit int, start startSaga) (started int, err error) {
+func (db *DB) StartAdopted(ctx context.Context, limit int, skip []string, start startSaga) (started int, err error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return 0, classify("start adopted sagas", err)
@@ -307,11 +307,11 @@ func (db *DB) StartAdopted(ctx context.Context, limit int, start startSaga) (sta
 	}
 	defer unlockAdopted(ctx, conn.Conn())
 	rows, err := conn.Query(ctx, `(SELECT write::text, run_id FROM capsaga.saga
-		WHERE stream_row IS NOT NULL AND run_id = '' AND finished_at IS NULL ORDER BY created_at LIMIT $1)
+		WHERE stream_row IS NOT NULL AND run_id = '' AND finished_at IS NULL AND id <> ALL($3) ORDER BY created_at LIMIT $1)
 		UNION ALL
 		(SELECT write::text, run_id FROM capsaga.saga
-		WHERE run_id LIKE 'early/%' AND finished_at IS NULL AND outcome IS NULL AND created_at < clock_timestamp() - make_interval(secs => $2)
-		ORDER BY created_at LIMIT $1)`, limit, earlyGrace.Seconds())
+		WHERE run_id LIKE 'early/%' AND finished_at IS NULL AND outcome IS NULL AND created_at < clock_timestamp() - make_interval(secs => $2) AND id <> ALL($3)
+		ORDER BY created_at LIMIT $1)`, limit, earlyGrace.Seconds(), append([]string{}, skip...))
 	if err != nil {
 		return 0, classify("list adopted sagas", err)
 	}

@@ -172,7 +172,7 @@ func TestRefusalsThatTheCatalogSkips(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, saga.StepSkipped, o.Step(saga.StepRedis).State)
 	assert.Equal(t, noField, *o.Step(saga.StepRedis).Error)
-	n, err := f.StartAdopted(t.Context(), 10, nil)
+	n, err := f.StartAdopted(t.Context(), 10, []string{}, nil)
 	require.NoError(t, err)
 	assert.Zero(t, n, "it has ended")
 
@@ -278,30 +278,30 @@ func TestStartAdopted(t *testing.T) {
 			return "run-" + key, nil
 		}
 	}
-	n, err := f.StartAdopted(t.Context(), 10, start)
+	n, err := f.StartAdopted(t.Context(), 10, []string{}, start)
 	require.ErrorIs(t, err, away, "the others would fail as well")
 	assert.Equal(t, 2, n)
 	assert.Equal(t, []string{"0", "2"}, seen)
 	assert.Equal(t, "run-2", f.text("SELECT run_id FROM capsaga.saga WHERE id = 'cdc-redis-products-2-700'"))
 	require.False(t, f.end(f.refused("1", 700), 700))
 	require.False(t, f.end(f.refused("3", 700), 700))
-	n, err = f.StartAdopted(t.Context(), 10, start)
+	n, err = f.StartAdopted(t.Context(), 10, []string{}, start)
 	require.NoError(t, err)
 	assert.Equal(t, 1, n)
-	n, err = f.StartAdopted(t.Context(), 10, start)
+	n, err = f.StartAdopted(t.Context(), 10, []string{}, start)
 	require.NoError(t, err)
 	assert.Zero(t, n)
 
 	// Of two workers one starts, and the other comes when that one is gone.
 	f.adopt(f.refused("6", 700))
-	_, err = f.StartAdopted(t.Context(), 10, func(context.Context, saga.Write, string) (string, error) {
-		n, err := f.StartAdopted(t.Context(), 10, start)
+	_, err = f.StartAdopted(t.Context(), 10, []string{}, func(context.Context, saga.Write, string) (string, error) {
+		n, err := f.StartAdopted(t.Context(), 10, []string{}, start)
 		require.NoError(t, err)
 		assert.Zero(t, n)
 		return "", errors.New("gone")
 	})
 	require.EqualError(t, err, "gone")
-	n, err = f.StartAdopted(t.Context(), 10, start)
+	n, err = f.StartAdopted(t.Context(), 10, []string{}, start)
 	require.NoError(t, err)
 	assert.Equal(t, 1, n)
 }

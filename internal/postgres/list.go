@@ -48,7 +48,7 @@ type LedgerEntry struct {
 	Entities                  []string
 	Version                   saga.Version // zero when it never committed
 	CreatedAt, FinishedAt     time.Time    // FinishedAt is zero of an open saga
-	Unstarted                 bool         // the saga of a refused row, which has no workflow yet
+	Unstarted                 bool         // a saga that may have no workflow yet, as that of a refused row
 }
 
 // statuses that the ledger can have.
@@ -133,10 +133,10 @@ func (f ListFilter) query() (string, []any) {
 		}
 	}
 	return fmt.Sprintf(`WITH page AS (SELECT id FROM (%s) p %s)
-		SELECT s.id, s.workflow_id, s.run_id, %s, s.blocked_on,
+		SELECT s.id, s.workflow_id, CASE WHEN s.run_id NOT LIKE 'early/%%' THEN s.run_id ELSE '' END, %s, s.blocked_on,
 		       coalesce(s.error, s.outcome->'error', CASE WHEN s.version IS NULL THEN s.result END)::text,
 		       coalesce(s.entities, %s), s.version, s.created_at, CASE WHEN NOT %s THEN s.finished_at END,
-		       s.stream_row IS NOT NULL AND s.run_id = ''
+		       s.stream_row IS NOT NULL AND s.run_id = '' OR s.run_id LIKE 'early/%%' AND s.finished_at IS NULL AND s.outcome IS NULL
 		FROM page JOIN capsaga.saga s USING (id) ORDER BY s.created_at %s, s.id %s`,
 		strings.Join(branches, " UNION ALL "), end, statusNow, entitiesOfWrite, underWay, order, order), args
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -15,15 +16,15 @@ import (
 // seen, and returns its run. One that was started before is left as it is, whatever
 // became of it: its run is returned.
 //
-// The token is that of a commit that was made beside the start; empty without one. A
-// workflow that has another is of another write, which had the id before and left
-// nothing in the ledger: this one's takes its place when that is over.
+// The token is that of a commit that was made beside the start; empty without one. Then
+// the id's workflow may be of another write, which had the id before and left nothing in
+// the ledger: this one's takes its place when that is over.
 func (c *Client) Adopt(ctx context.Context, w saga.Write, token string) (runID string, err error) {
 	options := c.start(ctx, &w)
 	options.WorkflowIDConflictPolicy = enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL
 	options.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
 	if token != "" {
-		if runID, err = c.runOf(ctx, w.SagaID, token); runID != "" || err != nil {
+		if runID, err = c.runOf(ctx, &w, token); runID != "" || err != nil {
 			return runID, err
 		}
 		options.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
@@ -41,21 +42,37 @@ func (c *Client) Adopt(ctx context.Context, w saga.Write, token string) (runID s
 	return run.GetRunID(), nil
 }
 
-// runOf returns the run of the saga's workflow if it was started with the token.
-func (c *Client) runOf(ctx context.Context, sagaID, token string) (string, error) {
-	described, err := c.temporal.DescribeWorkflowExecution(ctx, saga.WorkflowID(sagaID), "")
+// runOf returns the run of the saga's workflow, if there is one that is this write's: it
+// has the token, or the same content. One that has completed would have recorded it.
+func (c *Client) runOf(ctx context.Context, w *saga.Write, token string) (string, error) {
+	described, err := c.temporal.DescribeWorkflowExecution(ctx, saga.WorkflowID(w.SagaID), "")
 	var missing *serviceerror.NotFound
 	switch {
 	case errors.As(err, &missing):
 		return "", nil
 	case err != nil:
-		return "", c.failed(ctx, sagaID, err)
+		return "", c.failed(ctx, w.SagaID, err)
 	}
 	info := described.GetWorkflowExecutionInfo()
+	run := info.GetExecution().GetRunId()
 	var known string
 	payload, ok := info.GetMemo().GetFields()[saga.MemoEarly]
-	if !ok || converter.GetDefaultDataConverter().FromPayload(payload, &known) != nil || known != token {
+	if ok && converter.GetDefaultDataConverter().FromPayload(payload, &known) == nil && known == token {
+		return run, nil
+	}
+	if info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED {
 		return "", nil
 	}
-	return info.GetExecution().GetRunId(), nil
+	first, err := c.temporal.GetWorkflowHistory(ctx, saga.WorkflowID(w.SagaID), run, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT).Next()
+	if err != nil {
+		return "", c.failed(ctx, w.SagaID, err)
+	}
+	var input json.RawMessage
+	if err := converter.GetDefaultDataConverter().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &input); err != nil {
+		return "", nil // no write
+	}
+	if other, err := saga.ParseWrite(input); err != nil || other.Digest() != w.Digest() {
+		return "", nil
+	}
+	return run, nil
 }

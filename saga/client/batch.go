@@ -62,8 +62,10 @@ func (c *Client) WriteBatch(ctx context.Context, writes []saga.Write, level Leve
 // item is one write on its way in a batch.
 type item struct {
 	ctx     context.Context //nolint:containedctx // its caller's, for what is done for it alone
-	write   *saga.Write
+	write   *saga.Write     // of which its caller may change all but the id once it has left
 	encoded json.RawMessage
+	mine    *saga.Write // the same, of the flight
+	names   []string    // of its entities
 	digest  string
 	level   Level
 	trace   saga.Trace
@@ -88,14 +90,31 @@ func newItem(ctx context.Context, w *saga.Write, level Level) (*item, error) {
 		parent, state = "", "" // the worker would leave it out as well
 	}
 	return &item{
-		ctx: ctx, write: w, encoded: encoded, digest: digest, level: level,
+		ctx: ctx, write: w, encoded: encoded, digest: digest, level: level, names: w.Entities(),
 		trace: saga.Trace{Parent: parent, State: state}, done: make(chan Result, 1),
 	}, nil
 }
 
 // groups reports whether the write may share a workflow: steps of a service's own
 // are told in that of its saga.
-func (it *item) groups() bool { return len(it.write.BeforeSteps)+len(it.write.AfterSteps) == 0 }
+func (it *item) groups() bool {
+	w := it.request()
+	return len(w.BeforeSteps)+len(w.AfterSteps) == 0
+}
+
+// own gives the item's flight a write that its caller cannot change.
+func (it *item) own() *item {
+	it.mine, _ = saga.ParseWrite(it.encoded) // which encodes a valid one
+	return it
+}
+
+// request is the write, for whoever the caller may not wait for.
+func (it *item) request() *saga.Write {
+	if it.mine != nil {
+		return it.mine
+	}
+	return it.write
+}
 
 func (it *item) tell(r Result) {
 	if !it.told {
@@ -149,7 +168,7 @@ func (c *Client) fly(ctx context.Context, items []*item) {
 	for _, it := range items {
 		f.byID[it.write.SagaID] = append(f.byID[it.write.SagaID], it)
 		batch.Writes = append(batch.Writes, it.encoded)
-		entities = append(entities, it.write.Entities()...)
+		entities = append(entities, it.names...)
 		if it.trace != (saga.Trace{}) && batch.Traces == nil {
 			batch.Traces = make([]saga.Trace, 0, len(items))
 		}
@@ -208,11 +227,16 @@ func (f *flight) here(ctx context.Context, options sdkclient.StartWorkflowOption
 	ask := sync.OnceFunc(func() {
 		go func() { end <- Result{Err: run.Get(ctx, &out)} }()
 	})
-	quiet := time.NewTimer(quietTime)
+	began, first := time.Now(), true
+	quiet := time.NewTimer(max(notificationGrace, 2*time.Duration(f.client.firstNews.Load())))
 	defer quiet.Stop()
 	for {
 		select {
 		case o := <-outcomes:
+			if first {
+				first = false
+				f.client.firstNews.Store(int64(min(time.Since(began), quietTime)))
+			}
 			quiet.Reset(quietTime)
 			if o.Status == saga.Pending { // it is split off, and the result tells when
 				ask()
@@ -229,8 +253,10 @@ func (f *flight) here(ctx context.Context, options sdkclient.StartWorkflowOption
 	}
 }
 
-// quietTime is how long a flight in this process hears nothing before it asks Temporal
-// for the batch's result, which costs a tenth of the batch: another worker may run it.
+// quietTime is how long a flight in this process hears nothing more before it asks
+// Temporal for the batch's result, which costs a tenth of the batch. If it has heard
+// nothing at all, as when another worker runs it, it waits for twice the time in which
+// it had heard of the last one.
 const quietTime = 500 * time.Millisecond
 
 // hear tells those who wait for that much, and reports whether the batch has come to

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -46,9 +47,8 @@ type Notifier interface {
 // Committer commits writes in this process.
 type Committer interface {
 	// Commit commits a write whose workflow is being started, in the name of a token
-	// that the workflow's memo has. It returns the outcome, which the Notifier tells as
-	// well, or nil where the workflow has to tell what became of it.
-	Commit(ctx context.Context, w saga.Write, token string, trace saga.Trace) *saga.Outcome
+	// that the workflow's memo has. The Notifier is told as well.
+	Commit(ctx context.Context, w saga.Write, token string, trace saga.Trace) saga.EarlyCommit
 }
 
 // Options are what a Client works with.
@@ -92,6 +92,7 @@ type Client struct {
 	committer Committer
 	ledger    Ledger
 	options   Group
+	firstNews atomic.Int64 // nanoseconds until the last batch in this process was heard of
 	// Writes that wait for the synchronous replica would hold up those that do not.
 	groups map[saga.Consistency]*group
 }
@@ -122,7 +123,8 @@ func New(o Options) (*Client, error) {
 // headers of its Kafka records.
 //
 // Concurrent writes share workflows, see Group; each keeps its own id, outcome and
-// policy, and what becomes of one says nothing of the others.
+// policy, and what becomes of one says nothing of the others. One that is alone, in the
+// worker's process, is committed while its workflow is being started, see Committer.
 func (c *Client) Write(ctx context.Context, w saga.Write, level Level) (saga.Outcome, error) {
 	it, err := newItem(ctx, &w, level)
 	if err != nil {
@@ -148,7 +150,7 @@ func (c *Client) writeAlone(ctx context.Context, it *item) (saga.Outcome, error)
 	options := wait(id, it.level, it.digest)
 	return c.ask(ctx, id, it.digest, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
 		return c.temporal.UpdateWithStartWorkflow(ctx, sdkclient.UpdateWithStartWorkflowOptions{
-			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(ctx, it.write), saga.WorkflowSaga, it.encoded),
+			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(ctx, it.request()), saga.WorkflowSaga, it.encoded),
 			UpdateOptions:          options,
 		})
 	})

@@ -156,7 +156,9 @@ func (g *group) launch() {
 		}
 		if len(g.queue) < wanted && !g.overdue {
 			if g.late == nil {
-				g.late = time.AfterFunc(delay, g.expire)
+				var late *time.Timer
+				late = time.AfterFunc(delay, func() { g.expire(&late) })
+				g.late = late
 			}
 			return
 		}
@@ -177,9 +179,13 @@ func (g *group) launch() {
 	}
 }
 
-func (g *group) expire() {
+// expire ends the queue's wait, unless its timer was disarmed meanwhile.
+func (g *group) expire(late **time.Timer) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.late != *late {
+		return
+	}
 	g.late, g.overdue = nil, len(g.queue) > 0 // its last write may have been taken back
 	g.launch()
 }
@@ -201,10 +207,17 @@ const slotTime = time.Second
 func (g *group) fly(ctx context.Context, cancel context.CancelFunc, batch []*item) {
 	defer cancel()
 	began := time.Now()
-	leave := sync.OnceFunc(func() { g.land(len(batch), time.Since(began)) })
+	// Who waits for the commit has been answered, and is back, before the flight lands.
+	returning := 0
+	for _, it := range batch {
+		if it.level != WaitCommitted {
+			returning++
+		}
+	}
+	leave := sync.OnceFunc(func() { g.land(returning, time.Since(began)) })
 	late := time.AfterFunc(slotTime, leave)
 	if len(batch) == 1 {
-		o, err := g.client.writeAlone(batch[0].ctx, batch[0])
+		o, err := g.client.writeAlone(batch[0].ctx, batch[0].own())
 		batch[0].tell(Result{Outcome: o, Err: err})
 		batch[0].begun.Wait() // a commit is answered before that, and must not outrun it
 	} else {
@@ -214,13 +227,13 @@ func (g *group) fly(ctx context.Context, cancel context.CancelFunc, batch []*ite
 	leave()
 }
 
-// land makes room for the next flight. The callers of this one are likely to be back at
-// once, and to go with those who are waiting: else there would be two crowds, each of
-// which waits for the flights of the other.
-func (g *group) land(writes int, took time.Duration) {
+// land makes room for the next flight. The callers who are answered now are likely to
+// be back at once, and to go with those who are waiting: else there would be two crowds,
+// each of which waits for the flights of the other.
+func (g *group) land(returning int, took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.expected, g.took = writes+len(g.queue), took
+	g.expected, g.took = returning+len(g.queue), took
 	if g.flights--; g.flights == 0 && !g.overdue {
 		g.disarm() // from now on the wait is a shorter one
 	}

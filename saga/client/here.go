@@ -11,10 +11,19 @@ import (
 
 // writeHere starts a saga in this process.
 func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) {
-	id := it.write.SagaID
-	outcomes, cancel := c.notifier.Subscribe(id)
+	outcomes, cancel := c.notifier.Subscribe(it.write.SagaID)
 	defer cancel()
-	begun := c.beginHere(ctx, it)
+	b := c.beginHere(ctx, it)
+	o, err := c.hear(ctx, it, b, outcomes)
+	if err != nil && b.early != nil {
+		return c.notRefused(it, <-b.early, o, err)
+	}
+	return o, err
+}
+
+// hear waits for the outcome of a saga that begins in this process.
+func (c *Client) hear(ctx context.Context, it *item, b beginning, outcomes <-chan saga.Outcome) (saga.Outcome, error) {
+	id, begun := it.write.SagaID, b.begun
 	var late <-chan time.Time
 	for {
 		select {
@@ -26,9 +35,12 @@ func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) 
 			case it.level.reached(&o):
 				return settled(o, it.digest)
 			}
-		case b := <-begun:
-			if b.err != nil {
-				return c.notBegun(ctx, it, b)
+		case err := <-begun:
+			if closedBefore(err) {
+				return c.result(ctx, id, it.digest)
+			}
+			if err != nil {
+				return saga.Outcome{}, c.failed(ctx, id, err)
 			}
 			begun, late = nil, time.After(notificationGrace)
 		case <-late:
@@ -39,76 +51,70 @@ func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) 
 	}
 }
 
-// beginning is how the start of a workflow went.
+// beginning is a saga that begins in this process.
 type beginning struct {
-	err       error
-	committed *saga.Outcome // by this call
+	begun <-chan error            // how the start of its workflow went
+	early <-chan saga.EarlyCommit // what the commit beside it came to; nil without one
 }
 
 // startTimeout bounds a start that goes on without its caller.
-const startTimeout = 30 * time.Second
+const startTimeout = 10 * time.Second
 
-// beginHere starts the saga's workflow and, beside it, commits its write. Once it has
-// begun neither depends on the caller any more: what is committed is to have its
+// beginHere starts the saga's workflow and, where that may be, commits its write beside
+// it. Then neither depends on the caller any more: what is committed is to have its
 // workflow. Where this process is killed between the two, a worker starts it.
-func (c *Client) beginHere(ctx context.Context, it *item) <-chan beginning {
-	options := c.start(ctx, it.write)
+func (c *Client) beginHere(ctx context.Context, it *item) beginning {
+	options := c.start(ctx, it.request())
 	options.EnableEagerStart = true
-	early := make(chan *saga.Outcome, 1)
-	close(early)
+	begun := make(chan error, 1)
+	b := beginning{begun: begun}
 	if c.commitsEarly(it) {
+		ctx = context.WithoutCancel(ctx)
 		token := saga.EarlyToken(rand.Text())
 		if options.Memo == nil {
 			options.Memo = map[string]any{}
 		}
 		options.Memo[saga.MemoEarly] = token
-		early = make(chan *saga.Outcome, 1)
-		go func() { early <- c.commitEarly(ctx, it, token) }()
+		early := make(chan saga.EarlyCommit, 1)
+		b.early = early
+		go func() { early <- c.committer.Commit(ctx, *it.request(), token, it.trace) }()
 	}
-	begun := make(chan beginning, 1)
 	it.begun.Go(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+		ctx, cancel := context.WithTimeout(ctx, startTimeout)
 		defer cancel()
 		_, err := c.temporal.ExecuteWorkflow(ctx, options, saga.WorkflowSaga, it.encoded)
-		b := beginning{err: err}
-		if err != nil {
-			b.committed = <-early
-		}
-		begun <- b
+		begun <- err
 	})
-	return begun
+	return b
 }
 
 // commitsEarly reports whether the write is committed beside the start. Who waits for
 // the replica may wait for long; what runs before the commit is the workflow's to tell;
 // and only a group keeps commits from outrunning Temporal.
 func (c *Client) commitsEarly(it *item) bool {
-	return c.committer != nil && !c.options.Off && it.groups() && it.write.Consistency != saga.CP
+	return c.committer != nil && !c.options.Off && it.groups() && it.request().Consistency != saga.CP
 }
 
-// notBegun tells what a write has come to whose workflow was not started.
-func (c *Client) notBegun(ctx context.Context, it *item, b beginning) (saga.Outcome, error) {
+// notRefused keeps an error that says "rejected", as of a start that Temporal refuses
+// or of an id that another workflow has, from a write that has committed or may have.
+func (c *Client) notRefused(it *item, early saga.EarlyCommit, o saga.Outcome, err error) (saga.Outcome, error) {
 	id := it.write.SagaID
 	switch {
-	case b.committed != nil && it.level.reached(b.committed):
-		return *b.committed, nil
-	case b.committed != nil:
-		return *b.committed, &saga.Error{
-			Class: saga.Unavailable, System: "temporal", Code: saga.CodeUnavailable, Err: b.err,
-			Message: fmt.Sprintf("saga %s is committed, and its workflow is not started yet (%s): a worker will start it as soon as it can", id, b.err),
+	case early.Outcome != nil && it.level.reached(early.Outcome):
+		return *early.Outcome, nil
+	case saga.ClassOf(err) != saga.Rejected || early.Refused:
+		if early.Outcome != nil && o.Version == 0 {
+			o = *early.Outcome
 		}
-	case closedBefore(b.err):
-		return c.result(ctx, id, it.digest)
+		return o, err
+	case early.Outcome != nil:
+		return *early.Outcome, &saga.Error{
+			Class: saga.Unavailable, System: "temporal", Code: saga.CodeUnavailable, Err: err,
+			Message: fmt.Sprintf("saga %s is committed, and has no workflow yet (%s): the workers try to start it", id, err),
+		}
 	}
-	return saga.Outcome{}, c.failed(ctx, id, b.err)
-}
-
-// commitEarly commits the write as it was encoded: its caller may have left, and have
-// changed it.
-func (c *Client) commitEarly(ctx context.Context, it *item, token string) *saga.Outcome {
-	w, err := saga.ParseWrite(it.encoded)
-	if err != nil {
-		return nil
+	return o, &saga.Error{
+		Class: saga.Ambiguous, System: "temporal", Code: saga.CodeStillRunning, Err: err,
+		Message: fmt.Sprintf("saga %s may be committed, and has no workflow yet (%s): write it again with the same id", id, err),
 	}
-	return c.committer.Commit(ctx, *w, token, it.trace)
 }

@@ -109,6 +109,7 @@ func (c *Client) restart(ctx context.Context, sagaID string, run *workflowpb.Wor
 	options := c.start(ctx, w)
 	options.ID = saga.WorkflowID(sagaID)
 	if memo != nil {
+		delete(memo, saga.MemoEarly) // it may have gone further than that commit
 		options.Memo = memo
 	}
 	o, err := c.begin(ctx, options, *w, level)
