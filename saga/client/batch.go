@@ -254,7 +254,7 @@ func (f *flight) here(ctx context.Context, options sdkclient.StartWorkflowOption
 }
 
 // quietTime is how long a flight in this process hears nothing more before it asks
-// Temporal for the batch's result, which costs some percent of the batch. If it has heard
+// Temporal for the batch's result, which costs a few percent of its CPU. If it has heard
 // nothing at all, as when another worker runs it, it waits for twice the time in which
 // it had heard of the last one.
 const quietTime = 500 * time.Millisecond
