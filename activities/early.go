@@ -15,7 +15,7 @@ import (
 //
 // The ledger names the token in place of the workflow's run. So a saga whose workflow
 // was never started, as its process was killed between the two, is found there and
-// started by a worker (Ledger's StartAdopted).
+// started by a worker (worker/adopt.go).
 type Early struct{ saga *Saga }
 
 // NewEarly returns what commits for the activities.

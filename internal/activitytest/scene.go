@@ -2,19 +2,16 @@ package activitytest
 
 import (
 	"context"
-	"maps"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/operatorservice/v1"
-	"go.temporal.io/api/workflowservice/v1"
 	sdkclient "go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/capsaga/capsaga/internal/notify"
+	"github.com/capsaga/capsaga/internal/provision"
 	"github.com/capsaga/capsaga/internal/stacktest"
 	"github.com/capsaga/capsaga/saga"
 	"github.com/capsaga/capsaga/workflows"
@@ -109,38 +106,5 @@ func addOnce(c sdkclient.Client) (err error) {
 func AddAttributes(c sdkclient.Client) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	listed, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: "default"})
-	if err != nil {
-		return err
-	}
-	missing := map[string]enumspb.IndexedValueType{
-		saga.AttributeStatus:     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-		saga.AttributeErrorClass: enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-		saga.AttributeBlockedOn:  enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST,
-		saga.AttributeEntities:   enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST,
-		saga.AttributeKeys:       enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST,
-	}
-	maps.DeleteFunc(missing, func(name string, _ enumspb.IndexedValueType) bool {
-		_, known := listed.GetCustomAttributes()[name]
-		return known
-	})
-	if len(missing) > 0 {
-		_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: "default", SearchAttributes: missing})
-		if err != nil {
-			return err
-		}
-	}
-	// The server's caches learn of them a moment later, also of those that another
-	// program has added.
-	for query := saga.AttributeStatus + " = 'none' AND " + saga.AttributeKeys + " = 'none'"; ; {
-		_, err := c.WorkflowService().CountWorkflowExecutions(ctx, &workflowservice.CountWorkflowExecutionsRequest{Namespace: "default", Query: query})
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+	return provision.AddAttributes(ctx, c, "default")
 }

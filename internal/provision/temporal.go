@@ -84,6 +84,13 @@ func (a *applier) checkAttributes(ctx context.Context) error {
 	return nil
 }
 
+// AddAttributes makes a namespace know the search attributes of sagas, and returns when
+// sagas may start with them: Apply's part of Temporal.
+func AddAttributes(ctx context.Context, t Temporal, namespace string) error {
+	a := &applier{deps: Deps{Temporal: t, Namespace: namespace}}
+	return a.applyAttributes(ctx)
+}
+
 func (a *applier) applyAttributes(ctx context.Context) error {
 	there, err := a.listAttributes(ctx)
 	if err != nil {

@@ -62,10 +62,10 @@ func (c *Client) WriteBatch(ctx context.Context, writes []saga.Write, level Leve
 // item is one write on its way in a batch.
 type item struct {
 	ctx     context.Context //nolint:containedctx // its caller's, for what is done for it alone
-	write   *saga.Write     // of which its caller may change all but the id once it has left
+	sagaID  string
+	write   *saga.Write // its caller's, until the flight owns one
 	encoded json.RawMessage
-	mine    *saga.Write // the same, of the flight
-	names   []string    // of its entities
+	names   []string // of its entities
 	digest  string
 	level   Level
 	trace   saga.Trace
@@ -90,30 +90,21 @@ func newItem(ctx context.Context, w *saga.Write, level Level) (*item, error) {
 		parent, state = "", "" // the worker would leave it out as well
 	}
 	return &item{
-		ctx: ctx, write: w, encoded: encoded, digest: digest, level: level, names: w.Entities(),
+		ctx: ctx, sagaID: w.SagaID, write: w, encoded: encoded, digest: digest, level: level, names: w.Entities(),
 		trace: saga.Trace{Parent: parent, State: state}, done: make(chan Result, 1),
 	}, nil
 }
 
 // groups reports whether the write may share a workflow: steps of a service's own
 // are told in that of its saga.
-func (it *item) groups() bool {
-	w := it.request()
-	return len(w.BeforeSteps)+len(w.AfterSteps) == 0
-}
+func (it *item) groups() bool { return len(it.write.BeforeSteps)+len(it.write.AfterSteps) == 0 }
 
-// own gives the item's flight a write that its caller cannot change.
+// own gives the item's flight a write that its caller, who may leave, cannot change.
 func (it *item) own() *item {
-	it.mine, _ = saga.ParseWrite(it.encoded) // which encodes a valid one
-	return it
-}
-
-// request is the write, for whoever the caller may not wait for.
-func (it *item) request() *saga.Write {
-	if it.mine != nil {
-		return it.mine
+	if w, err := saga.ParseWrite(it.encoded); err == nil { // it encodes a valid one
+		it.write = w
 	}
-	return it.write
+	return it
 }
 
 func (it *item) tell(r Result) {
@@ -137,7 +128,7 @@ func (it *item) wait(ctx context.Context, c *Client) Result {
 	case r := <-it.done:
 		return r
 	case <-late.C:
-		return Result{Err: c.unfinished(it.write.SagaID, ctx.Err())}
+		return Result{Err: c.unfinished(it.sagaID, ctx.Err())}
 	}
 }
 
@@ -166,7 +157,7 @@ func (c *Client) fly(ctx context.Context, items []*item) {
 	batch := saga.Batch{}
 	var entities []string
 	for _, it := range items {
-		f.byID[it.write.SagaID] = append(f.byID[it.write.SagaID], it)
+		f.byID[it.sagaID] = append(f.byID[it.sagaID], it)
 		batch.Writes = append(batch.Writes, it.encoded)
 		entities = append(entities, it.names...)
 		if it.trace != (saga.Trace{}) && batch.Traces == nil {
@@ -315,7 +306,7 @@ func (f *flight) tellCommitted(out *saga.BatchOutcome) {
 			f.follow(it)
 			continue
 		}
-		if o := out.Outcome(i, it.write.SagaID, it.digest); it.level.reached(&o) {
+		if o := out.Outcome(i, it.sagaID, it.digest); it.level.reached(&o) {
 			it.tell(answered(o, it.digest))
 		}
 	}
@@ -332,7 +323,7 @@ func (f *flight) land(ctx context.Context, out *saga.BatchOutcome, err error) {
 		if it.told {
 			continue
 		}
-		o := out.Outcome(i, it.write.SagaID, it.digest)
+		o := out.Outcome(i, it.sagaID, it.digest)
 		if split[i] || o.Status == saga.Pending {
 			f.follow(it)
 			continue
@@ -364,7 +355,7 @@ func (f *flight) follow(it *item) {
 	}
 	it.told = true
 	go func() {
-		o, err := f.client.wait(it.ctx, it.write.SagaID, it.digest, it.level)
+		o, err := f.client.wait(it.ctx, it.sagaID, it.digest, it.level)
 		it.done <- Result{Outcome: o, Err: err}
 	}()
 }
@@ -381,8 +372,8 @@ func (f *flight) fail(ctx context.Context, err error) {
 		if it.told {
 			continue
 		}
-		r := Result{Err: f.client.failed(ctx, it.write.SagaID, err)}
-		if o := out.Outcome(i, it.write.SagaID, it.digest); o.Version != 0 && saga.ClassOf(r.Err) != saga.Rejected {
+		r := Result{Err: f.client.failed(ctx, it.sagaID, err)}
+		if o := out.Outcome(i, it.sagaID, it.digest); o.Version != 0 && saga.ClassOf(r.Err) != saga.Rejected {
 			r.Outcome = o
 		}
 		it.tell(r)

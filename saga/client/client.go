@@ -146,11 +146,11 @@ func (c *Client) writeAlone(ctx context.Context, it *item) (saga.Outcome, error)
 	if c.notifier != nil {
 		return c.writeHere(ctx, it)
 	}
-	id := it.write.SagaID
+	id := it.sagaID
 	options := wait(id, it.level, it.digest)
 	return c.ask(ctx, id, it.digest, func(ctx context.Context) (sdkclient.WorkflowUpdateHandle, error) {
 		return c.temporal.UpdateWithStartWorkflow(ctx, sdkclient.UpdateWithStartWorkflowOptions{
-			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(ctx, it.request()), saga.WorkflowSaga, it.encoded),
+			StartWorkflowOperation: c.temporal.NewWithStartWorkflowOperation(c.start(ctx, it.write), saga.WorkflowSaga, it.encoded),
 			UpdateOptions:          options,
 		})
 	})

@@ -73,9 +73,9 @@ func (g Group) orDefaults() (Group, error) {
 // what comes while a batch is under way goes with the next one. A second workflow
 // beside the first would have half of the writes for the same price, which on a busy
 // machine makes both slower; so it leaves only when it is full, or when the first has
-// taken longer than Delay. When none is under way, the next one waits a moment for as
-// many writes as the last had, since their callers are likely to be back at once. A
-// lone caller, whose last workflow had one write, never waits.
+// taken longer than Delay. When none is under way, the next one waits a moment for the
+// callers whom the last has just answered, see land. A lone caller never waits: it comes
+// back alone.
 //
 // A write that is alone in its batch gets a workflow of its own, saga/<id>.
 type group struct {
@@ -106,7 +106,7 @@ func newGroup(c *Client, o Group) *group {
 func (g *group) write(ctx context.Context, it *item) Result {
 	size := int64(len(it.encoded))
 	if err := g.room.Acquire(ctx, size); err != nil {
-		return Result{Err: g.client.notStarted(it.write.SagaID, err)}
+		return Result{Err: g.client.notStarted(it.sagaID, err)}
 	}
 	defer g.room.Release(size)
 	g.enter(it)
@@ -116,14 +116,14 @@ func (g *group) write(ctx context.Context, it *item) Result {
 	case <-ctx.Done():
 	}
 	if g.takeBack(it) {
-		return Result{Err: g.client.notStarted(it.write.SagaID, ctx.Err())}
+		return Result{Err: g.client.notStarted(it.sagaID, ctx.Err())}
 	}
 	it.left()
 	select {
 	case r := <-it.done: // it had come
 		return r
 	default:
-		return Result{Err: g.client.unfinished(it.write.SagaID, ctx.Err())}
+		return Result{Err: g.client.unfinished(it.sagaID, ctx.Err())}
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 
 // writeHere starts a saga in this process.
 func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) {
-	outcomes, cancel := c.notifier.Subscribe(it.write.SagaID)
+	outcomes, cancel := c.notifier.Subscribe(it.sagaID)
 	defer cancel()
 	b := c.beginHere(ctx, it)
 	o, err := c.hear(ctx, it, b, outcomes)
@@ -23,7 +23,7 @@ func (c *Client) writeHere(ctx context.Context, it *item) (saga.Outcome, error) 
 
 // hear waits for the outcome of a saga that begins in this process.
 func (c *Client) hear(ctx context.Context, it *item, b beginning, outcomes <-chan saga.Outcome) (saga.Outcome, error) {
-	id, begun := it.write.SagaID, b.begun
+	id, begun := it.sagaID, b.begun
 	var late <-chan time.Time
 	for {
 		select {
@@ -64,7 +64,7 @@ const startTimeout = 10 * time.Second
 // it. Then neither depends on the caller any more: what is committed is to have its
 // workflow. Where this process is killed between the two, a worker starts it.
 func (c *Client) beginHere(ctx context.Context, it *item) beginning {
-	options := c.start(ctx, it.request())
+	options := c.start(ctx, it.write)
 	options.EnableEagerStart = true
 	begun := make(chan error, 1)
 	b := beginning{begun: begun}
@@ -77,7 +77,7 @@ func (c *Client) beginHere(ctx context.Context, it *item) beginning {
 		options.Memo[saga.MemoEarly] = token
 		early := make(chan saga.EarlyCommit, 1)
 		b.early = early
-		go func() { early <- c.committer.Commit(ctx, *it.request(), token, it.trace) }()
+		go func() { early <- c.committer.Commit(ctx, *it.write, token, it.trace) }()
 	}
 	it.begun.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -92,13 +92,13 @@ func (c *Client) beginHere(ctx context.Context, it *item) beginning {
 // the replica may wait for long; what runs before the commit is the workflow's to tell;
 // and only a group keeps commits from outrunning Temporal.
 func (c *Client) commitsEarly(it *item) bool {
-	return c.committer != nil && !c.options.Off && it.groups() && it.request().Consistency != saga.CP
+	return c.committer != nil && !c.options.Off && it.groups() && it.write.Consistency != saga.CP
 }
 
 // notRefused keeps an error that says "rejected", as of a start that Temporal refuses
 // or of an id that another workflow has, from a write that has committed or may have.
 func (c *Client) notRefused(it *item, early saga.EarlyCommit, o saga.Outcome, err error) (saga.Outcome, error) {
-	id := it.write.SagaID
+	id := it.sagaID
 	switch {
 	case early.Outcome != nil && it.level.reached(early.Outcome):
 		return *early.Outcome, nil
